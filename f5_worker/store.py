@@ -1,0 +1,59 @@
+"""What the worker needs of an object store. `s3_utils.S3Store` is the real one; the tests' fakes pass the same contract tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object as the store reports it."""
+
+    key: str
+    size_bytes: int
+    modified: datetime
+    metadata: Mapping[str, str] = field(default_factory=dict)  # empty in listings
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A multipart upload that was begun and neither completed nor aborted."""
+
+    key: str
+    upload_id: str
+    started: datetime
+
+
+class Store(Protocol):
+    """Every method raises only `errors.StoreError` subclasses; keys are full keys in the bucket."""
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Size and metadata of one object, None when there is none."""
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        """The whole object. Raises StoreNotFound, StoreCorrupt when it is longer than max_bytes."""
+
+    def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None) -> None:
+        """Write one small object in one request."""
+
+    def upload(self, key: str, path: Path, *, content_type: str, metadata: Mapping[str, str], on_bytes: Callable[[int], None]) -> None:
+        """Write one file, in parts when it is large. An exception out of on_bytes(sent) aborts the upload and is raised."""
+
+    def sign_get(self, key: str, *, expires_s: int) -> str:
+        """A URL that reads the object without credentials, for GET with any Range. No request is made."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object under a prefix."""
+
+    def delete(self, key: str) -> None:
+        """Remove one object; a missing one is no error."""
+
+    def pending_uploads(self, prefix: str) -> Iterator[Upload]:
+        """Multipart uploads under a prefix that nobody finished."""
+
+    def abort_upload(self, upload: Upload) -> None:
+        """Drop the parts of an unfinished upload."""
