@@ -4,7 +4,8 @@
     ├── SettingsError            SETTINGS_INVALID       the environment is wrong; the message names every bad variable
     ├── StoreError                                      the S3-compatible bucket
     │   ├── StoreNotFound        STORE_NOT_FOUND        no such object
-    │   ├── StoreNoBucket        STORE_NO_BUCKET        the bucket does not exist (or lies in another region)
+    │   ├── StoreNoBucket        STORE_NO_BUCKET        the bucket does not exist
+    │   ├── StoreMisplaced       STORE_WRONG_REGION     the bucket answers at another region or endpoint
     │   ├── StoreForbidden       STORE_FORBIDDEN        credentials refused: missing permission, wrong or expired key, clock skew
     │   ├── StoreUnavailable     STORE_UNAVAILABLE      unreachable, timed out, 5xx after all retries
     │   └── StoreCorrupt         STORE_CORRUPT          the bytes are not the pinned bytes
@@ -60,6 +61,10 @@ class StoreNotFound(StoreError):
 
 class StoreNoBucket(StoreError):
     code = "STORE_NO_BUCKET"
+
+
+class StoreMisplaced(StoreError):
+    code = "STORE_WRONG_REGION"
 
 
 class StoreForbidden(StoreError):

@@ -113,6 +113,14 @@ def load_models(extra: Path | None = None) -> dict[str, ModelSpec]:
     return models
 
 
+def load_model(name: str, extra: Path | None = None) -> ModelSpec:
+    """One pinned model. Raises SettingsError when no models file has it."""
+    models = load_models(extra)
+    if name not in models:
+        raise SettingsError(f"F5_MODEL={name!r} is not known; known: {', '.join(sorted(models))}; F5_MODELS_FILE can add it")
+    return models[name]
+
+
 def _read_registry(path: Path, known_vocoders: Mapping[str, VocoderSpec]) -> tuple[dict[str, ModelSpec], dict[str, VocoderSpec]]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ standard library: the boot asks for its first byte within half a second of proce
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -136,17 +136,12 @@ class _Reader:
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
         value = self.text(name, str(default))
-        return self._checked(name, value, float, lambda n: low <= n <= high, f"a number from {low:g} to {high:g}", default)
-
-    def _checked(
-        self, name: str, value: str, parse: Callable[[str], float], good: Callable[[float], bool], wanted: str, default: float
-    ) -> float:
         try:
-            number = parse(value)
+            number = float(value)
         except ValueError:
             number = float("nan")
-        if not good(number):
-            self.problems.append(f"{name} must be {wanted}, got {value!r}")
+        if not low <= number <= high:
+            self.problems.append(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
             return default
         return number
 
@@ -160,7 +155,9 @@ class _Reader:
             return None
         missing = [n for n, v in (("AWS_ACCESS_KEY_ID", key_id), ("AWS_SECRET_ACCESS_KEY", secret)) if not v]
         if missing:
-            self.problems.append(f"S3_BUCKET is set but {' and '.join(missing)} missing: set them, or unset S3_BUCKET to run without a bucket")
+            self.problems.append(
+                f"S3_BUCKET is set but {' and '.join(missing)} missing: set them, or unset S3_BUCKET to run without a bucket"
+            )
         if not endpoint and _B2_KEY_ID.fullmatch(key_id):
             self.problems.append(
                 "AWS_ACCESS_KEY_ID looks like a Backblaze B2 key but AWS_ENDPOINT_URL is not set: "

@@ -8,6 +8,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from f5_worker.errors import StoreError, StoreForbidden, StoreMisplaced, StoreNoBucket, StoreNotFound, StoreUnavailable
+
+# S3 error codes by what the user has to do about them; everything else goes by its HTTP status.
+_FORBIDDEN_HINTS = {
+    "InvalidAccessKeyId": "the key id is unknown to this endpoint; check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL",
+    "SignatureDoesNotMatch": "the secret does not belong to the key id; check AWS_SECRET_ACCESS_KEY and AWS_REGION",
+    "RequestTimeTooSkewed": "this machine's clock is off by more than 15 minutes",
+    "ExpiredToken": "the credentials have expired; make new ones",
+    "InvalidToken": "AWS_SESSION_TOKEN is not valid",
+    "AccessDenied": "the key lacks the permission for this call",
+}
+_MISPLACED = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+
 
 @dataclass(frozen=True)
 class ObjectInfo:
@@ -57,3 +70,18 @@ class Store(Protocol):
 
     def abort_upload(self, upload: Upload) -> None:
         """Drop the parts of an unfinished upload."""
+
+
+def answer_error(what: str, status: int, code: str) -> StoreError:
+    """The StoreError for an HTTP status and an S3 error code (empty when the answer had none)."""
+    if code == "NoSuchBucket":
+        return StoreNoBucket(f"{what}: the bucket does not exist at this endpoint; check S3_BUCKET and AWS_ENDPOINT_URL")
+    if code in _MISPLACED or status in {301, 307}:
+        return StoreMisplaced(
+            f"{what}: the bucket lies in another region ({code or status}); set AWS_REGION and AWS_ENDPOINT_URL to its own"
+        )
+    if status in {401, 403} or code in _FORBIDDEN_HINTS:
+        return StoreForbidden(f"{what}: {code or status}: {_FORBIDDEN_HINTS.get(code, _FORBIDDEN_HINTS['AccessDenied'])}")
+    if status == 404:
+        return StoreNotFound(f"{what}: no such object")
+    return StoreUnavailable(f"{what}: the store answered {status} {code}".rstrip())

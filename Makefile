@@ -1,0 +1,35 @@
+# `make demo` and `make test` need nothing but Python 3.11 and make: the virtual environment is built on first use.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PINS := requirements.txt requirements-nodeps.txt requirements-dev.txt
+READY := $(VENV)/.ready
+PYTEST_ARGS ?=
+
+.PHONY: demo test check bench clean
+
+demo: $(READY)
+	$(BIN)/python -m tests.demo
+
+test: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf out $(VENV)
+
+# The stamp is written last: an interrupted installation is repeated.
+$(READY): $(PINS)
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit(f"Python 3.11 is needed, this is {v}: make PYTHON=/path/to/python3.11")'
+	@echo "Installing the pinned packages into $(VENV) (5.6 GB, a few minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements-nodeps.txt
+	touch $@

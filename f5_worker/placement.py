@@ -1,0 +1,66 @@
+"""The choice of the cache directory: the first candidate that is writable and has room for what it lacks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from f5_worker.cache import HubCache
+from f5_worker.disk import room
+from f5_worker.errors import DiskFull
+from f5_worker.manifest import PinnedFile
+from f5_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ROOM_FACTOR = 1.05  # markers, journals and file system overhead on top of the files' bytes
+MIN_INODES = 64
+RAM_DIR = Path("/dev/shm/models")  # noqa: S108 - the last resort: gone with the container, so it is no cache
+
+
+def choose(settings: Settings, files: Sequence[PinnedFile]) -> list[HubCache]:
+    """The directories that can take what they lack of the files, best first. Each is tried with a real file.
+
+    Raises:
+        DiskFull: none can; the message says of each why not.
+    """
+    asked = [settings.cache_dir] if settings.cache_dir else []
+    usable, refused = [], []
+    for root in [*asked, *(c for c in settings.cache_dir_candidates if c not in asked), RAM_DIR]:
+        cache = HubCache(root)
+        if reason := why_not(cache, files):
+            refused.append(f"{root}: {reason}")
+        else:
+            usable.append(cache)
+    if asked and (not usable or usable[0].root != settings.cache_dir):
+        log.warning("cache.dir_refused %s", refused[0])
+    if not usable:
+        raise DiskFull(f"no directory can hold the model ({'; '.join(refused)}); enlarge the container disk or set MODEL_CACHE_DIR")
+    return usable
+
+
+def why_not(cache: HubCache, files: Sequence[PinnedFile]) -> str | None:
+    """Why the files cannot be cached there, None when they can."""
+    probe = cache.state / f"probe.{os.getpid()}"
+    try:
+        existed = cache.root.exists()
+        if cache.root == RAM_DIR and not RAM_DIR.parent.is_dir():
+            return "does not exist"
+        cache.state.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x")
+        probe.unlink()
+        free_bytes, free_inodes = room(cache.root)
+    except OSError as exc:
+        return (exc.strerror or type(exc).__name__).lower()
+    need_bytes = int(cache.missing_bytes(files) * ROOM_FACTOR)
+    reason = None
+    if need_bytes > free_bytes:
+        reason = f"{need_bytes / 1e6:.0f} MB needed, {free_bytes / 1e6:.0f} MB free"
+    elif need_bytes and free_inodes < MIN_INODES:
+        reason = f"only {free_inodes} inodes free"
+    if reason and not existed:
+        shutil.rmtree(cache.root, ignore_errors=True)
+    return reason

@@ -1,0 +1,192 @@
+"""Publish: after the first load, put what the bucket lacks of the model into it, in the background, manifest last.
+
+Crash-safe by order: immutable keys, every object checked after its upload, and only then the manifest. Idempotent: what is
+there with the right size is not sent again, unless a reader found its bytes wrong. Two publishers are harmless (the same
+bytes to the same keys) and rare: one claims the commit, the others wait for it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from f5_worker.errors import Cancelled, StoreCorrupt, StoreError, StoreNotFound, StoreUnavailable
+from f5_worker.manifest import MANIFEST_MAX_BYTES, PinnedFile, by_commit, commit_prefix, dump_manifest, manifest_key, parse_manifest
+from f5_worker.restore import RestoreReport
+from f5_worker.settings import Settings
+from f5_worker.store import Store
+
+log = logging.getLogger(__name__)
+
+CLAIM_NAME = ".publishing"
+CLAIM_SETTLE_S = 1.0  # two claims written within this time: the later one wins, both see it
+CLAIM_STALE_S = 120.0  # an owner renews its claim far more often; an older one belongs to a dead worker
+CLAIM_RENEW_S = 20.0
+CLAIM_POLL_S = 5.0
+PENDING_UPLOAD_STALE_S = 3600.0
+NICE = 10  # the upload yields to synthesis when they compete for a core
+
+
+class Publisher:
+    """One background thread that publishes the files of a restore report."""
+
+    def __init__(self, store: Store, settings: Settings, files: Sequence[PinnedFile], report: RestoreReport) -> None:
+        self._store, self._settings, self._files, self._report = store, settings, files, report
+        self._stop = threading.Event()
+        self._owner = uuid.uuid4().hex
+        self._renew_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+
+    def start(self) -> Publisher:
+        self._thread.start()
+        return self
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether publishing ended, done or not, within the time."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def stop(self, timeout_s: float = 8.0) -> None:
+        """End soon: an upload under way is aborted, so that no parts are left to be billed."""
+        self._stop.set()
+        self.wait(timeout_s)
+
+    def _run(self) -> None:
+        start = time.monotonic()
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)  # inherited by the upload's threads
+            if not self._stop.wait(random.uniform(0, self._settings.publish_jitter_s)):  # noqa: S311 - no secret
+                sent = sum(self._publish_commit(files) for files in by_commit(self._files).values())
+                log.info("publish outcome=done bytes=%d seconds=%.1f", sent, time.monotonic() - start)
+        except Cancelled:
+            log.info("publish outcome=stopped seconds=%.1f", time.monotonic() - start)
+        except StoreError as exc:
+            log.warning("publish outcome=failed error=%r effect='the next cold start downloads from the hub'", str(exc))
+        except Exception:  # the thread must never take the worker down
+            log.exception("publish outcome=failed")
+
+    def _publish_commit(self, files: Sequence[PinnedFile]) -> int:
+        """Bring one commit into the bucket; bytes sent."""
+        manifest = manifest_key(self._settings.models_prefix, files[0].repo, files[0].commit)
+        lacking = [f for f in files if self._lacks(f)]
+        if not lacking and self._manifest_is_current(manifest, files):
+            return 0
+        claim = commit_prefix(self._settings.models_prefix, files[0].repo, files[0].commit) + CLAIM_NAME
+        self._acquire(claim)
+        try:
+            self._abort_stale_uploads(files)
+            sent = sum(self._upload(f, claim) for f in lacking if self._lacks(f))  # asked again: the claim's last owner may have sent it
+            self._put_manifest(manifest, files)
+        finally:
+            self._release(claim)
+        return sent
+
+    def _key(self, file: PinnedFile) -> str:
+        return file.key(self._settings.models_prefix)
+
+    def _lacks(self, file: PinnedFile) -> bool:
+        if self._key(file) in self._report.wrong_keys:
+            return True
+        if self._report.sources.get(file) == "bucket":
+            return False
+        info = self._store.head(self._key(file))
+        return info is None or info.size_bytes != file.size_bytes
+
+    def _manifest_is_current(self, key: str, files: Sequence[PinnedFile]) -> bool:
+        return set(files) <= set(self._read_manifest(key))
+
+    def _read_manifest(self, key: str) -> list[PinnedFile]:
+        try:
+            return parse_manifest(self._store.get(key, max_bytes=MANIFEST_MAX_BYTES))
+        except (StoreNotFound, StoreCorrupt):
+            return []
+
+    def _upload(self, file: PinnedFile, claim: str) -> int:
+        key, start = self._key(file), time.monotonic()
+        metadata = {"sha256": file.sha256}
+        content_type = "text/plain; charset=utf-8" if file.path.endswith((".txt", ".yaml")) else "application/octet-stream"
+
+        def on_bytes(_count: int) -> None:
+            if self._stop.is_set():
+                raise Cancelled("the worker stops")
+            self._renew(claim)
+
+        path = self._report.paths[file].resolve()
+        self._store.upload(key, path, content_type=content_type, metadata=metadata, on_bytes=on_bytes)
+        self._check(file)
+        if key in self._report.wrong_keys:
+            self._report.wrong_keys.remove(key)
+        log.info("publish.file key=%s bytes=%d seconds=%.1f", key, file.size_bytes, time.monotonic() - start)
+        return file.size_bytes
+
+    def _check(self, file: PinnedFile) -> None:
+        info = self._store.head(self._key(file))
+        if info is None or info.size_bytes != file.size_bytes:
+            raise StoreUnavailable(f"{self._key(file)} is not in the bucket as it was sent")
+
+    def _put_manifest(self, key: str, files: Sequence[PinnedFile]) -> None:
+        for file in files:
+            self._check(file)
+        known = self._read_manifest(key)
+        if set(files) <= set(known):
+            return
+        # Another model of the same commit may have published before; what is not of this commit is not kept.
+        others = [f for f in known if (f.repo, f.commit) == (files[0].repo, files[0].commit) and f.path not in {g.path for g in files}]
+        self._store.put(key, dump_manifest([*files, *others]), content_type="application/json")
+
+    def _acquire(self, claim: str) -> None:
+        """Wait until this worker owns the claim. Without conditional writes this makes two owners rare, not impossible."""
+        while True:
+            owner = self._claim_owner(claim)
+            if owner == self._owner:
+                return
+            if owner is None:
+                self._write_claim(claim)
+                self._pause(CLAIM_SETTLE_S)
+            else:
+                self._pause(CLAIM_POLL_S)
+
+    def _claim_owner(self, claim: str) -> str | None:
+        """Who publishes this commit now, None when nobody does."""
+        info = self._store.head(claim)
+        if info is None or (datetime.now(UTC) - info.modified).total_seconds() > CLAIM_STALE_S:
+            return None
+        try:
+            return str(json.loads(self._store.get(claim, max_bytes=1000))["owner"])
+        except (StoreNotFound, StoreCorrupt, ValueError, KeyError, TypeError):
+            return None
+
+    def _write_claim(self, claim: str) -> None:
+        self._renew_at = time.monotonic() + CLAIM_RENEW_S
+        self._store.put(claim, json.dumps({"owner": self._owner}).encode(), content_type="application/json")
+
+    def _release(self, claim: str) -> None:
+        try:
+            self._store.delete(claim)
+        except StoreError as exc:  # a key without delete permission: the claim ages out
+            log.info("publish.claim_left error=%r", str(exc))
+
+    def _renew(self, claim: str) -> None:
+        if time.monotonic() > self._renew_at:
+            self._write_claim(claim)
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise Cancelled("the worker stops")
+
+    def _abort_stale_uploads(self, files: Sequence[PinnedFile]) -> None:
+        """Drop parts that a killed publisher left: stores bill them."""
+        prefix = commit_prefix(self._settings.models_prefix, files[0].repo, files[0].commit)
+        try:
+            for upload in self._store.pending_uploads(prefix):
+                if (datetime.now(UTC) - upload.started).total_seconds() > PENDING_UPLOAD_STALE_S:
+                    self._store.abort_upload(upload)
+        except StoreError as exc:  # needs a list permission that publishing itself does not
+            log.info("publish.stale_uploads_unchecked error=%r", str(exc))

@@ -1,0 +1,142 @@
+"""Models built without their weights, and weights put into them from verified files.
+
+Upstream constructs 337 million random numbers to overwrite them (2.8 s). Here parameters are created on the meta device, without storage,
+and take over the tensors of the checkpoint as they lie in the mapped file.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+import yaml
+from torch import nn
+
+from f5_worker.errors import EngineError
+from f5_worker.manifest import ModelSpec
+from f5_worker.upstream import Upstream
+
+_EMA = "ema_model."
+# Not parameters: training counters, and mel filters that old checkpoints carry (upstream drops them too).
+_NOT_WEIGHTS = {"initted", "step", "mel_spec.mel_stft.mel_scale.fb", "mel_spec.mel_stft.spectrogram.window"}
+
+
+class Vocoder(nn.Module):
+    """Mel to wave: backbone and head of vocos. Its feature extractor (wave to mel) is not needed."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, mel: torch.Tensor) -> torch.Tensor:
+        """(batch, mels, frames) -> (batch, samples); the same as `vocos.Vocos.decode`."""
+        wave: torch.Tensor = self.head(self.backbone(mel))
+        return wave
+
+
+class Weightless(torch.overrides.TorchFunctionMode):
+    """Uninitialised tensors are created on the meta device and filling them is skipped; computed buffers stay real.
+
+    `with torch.device("meta")` would leave non-persistent buffers without values, and random fills on meta import torch._dynamo (1.4 s).
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.empty:
+            return func(*args, **{**kwargs, "device": "meta"})
+        target = args[0] if args else kwargs.get("tensor")
+        in_place = func.__name__.endswith("_") and not func.__name__.endswith("__")
+        if in_place and isinstance(target, torch.Tensor) and target.is_meta:
+            return target
+        return func(*args, **kwargs)
+
+
+def build_cfm(upstream: Upstream, spec: ModelSpec, *, attn_backend: str) -> nn.Module:
+    """F5-TTS's flow-matching model of the given architecture, without weights and vocabulary.
+
+    Raises:
+        EngineError: upstream does not know an architecture argument.
+    """
+    try:
+        with Weightless():
+            transformer = upstream.DiT(
+                **{**spec.arch, "attn_backend": attn_backend}, text_num_embeds=spec.vocab_size, mel_dim=spec.mel["n_mel_channels"]
+            )
+            cfm: nn.Module = upstream.CFM(transformer=transformer, mel_spec_kwargs=dict(spec.mel), odeint_kwargs={"method": "euler"})
+    except (TypeError, AssertionError, KeyError, ValueError) as exc:
+        raise EngineError(f"model {spec.name}: f5_tts cannot build this architecture: {exc}; check `arch` and `mel` of its entry") from exc
+    return cfm
+
+
+def load_cfm(cfm: Any, spec: ModelSpec, vocab: dict[str, int], checkpoint: Path, *, device: torch.device, dtype: torch.dtype) -> None:
+    """Put the checkpoint into the model and give it its vocabulary; dtype is cast as upstream casts.
+
+    Raises:
+        EngineError: the file is not a safetensors file, or its tensors are not those of the model.
+    """
+    if len(vocab) != spec.vocab_size:
+        raise EngineError(f"model {spec.name}: its vocabulary has {len(vocab)} entries, the registry says {spec.vocab_size}")
+    try:
+        raw = safetensors.torch.load_file(checkpoint, device=str(device))
+    except (safetensors.SafetensorError, OSError, ValueError) as exc:
+        raise EngineError(f"model {spec.name}: the checkpoint cannot be read as safetensors: {type(exc).__name__}: {exc}") from exc
+    state = {name.removeprefix(_EMA): tensor for name, tensor in raw.items()}
+    del raw
+    _assign(cfm, {name: t for name, t in state.items() if name not in _NOT_WEIGHTS}, f"model {spec.name}: the checkpoint")
+    cfm.vocab_char_map = vocab
+    cfm.to(device=device, dtype=dtype)
+
+
+def load_vocoder(upstream: Upstream, spec: ModelSpec, config: Path, weights: Path, device: torch.device) -> Vocoder:
+    """The vocoder in float32, as upstream runs it.
+
+    Raises:
+        EngineError: another configuration than vocos with ISTFT head, or weights that do not fit it.
+    """
+    vocoder = _build_vocoder(upstream, spec, config)
+    try:
+        # A pickle: weights_only admits tensors and containers, no code.
+        raw = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
+        state = {name: tensor for name, tensor in raw.items() if not name.startswith("feature_extractor.")}
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, AttributeError) as exc:
+        raise EngineError(f"vocoder {spec.vocoder.name}: its weights cannot be read: {type(exc).__name__}") from exc
+    _assign(vocoder, state, f"vocoder {spec.vocoder.name}: the weights file")
+    return vocoder.to(device=device, dtype=torch.float32)
+
+
+def _build_vocoder(upstream: Upstream, spec: ModelSpec, config: Path) -> Vocoder:
+    try:
+        parts = yaml.safe_load(config.read_text(encoding="utf-8"))
+        backbone, head = parts["backbone"], parts["head"]
+        if (backbone["class_path"], head["class_path"]) != ("vocos.models.VocosBackbone", "vocos.heads.ISTFTHead"):
+            raise EngineError(f"vocoder {spec.vocoder.name}: only VocosBackbone with ISTFTHead is supported")
+        with Weightless():
+            return Vocoder(upstream.VocosBackbone(**backbone["init_args"]), upstream.ISTFTHead(**head["init_args"]))
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as exc:
+        raise EngineError(f"vocoder {spec.vocoder.name}: its config cannot be used: {type(exc).__name__}: {exc}") from exc
+
+
+def _assign(module: nn.Module, state: Mapping[str, Any], what: str) -> None:
+    """Every persistent tensor of the module becomes the file's tensor, without a copy."""
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+    problems = [
+        *_named("lacks", expected.keys() - found.keys()),
+        *_named("has unknown", state.keys() - expected.keys()),
+        *_named("has of another shape", (name for name in expected.keys() & found.keys() if expected[name] != found[name])),
+    ]
+    if problems:
+        raise EngineError(f"{what} does not fit the architecture: {'; '.join(problems)}")
+    module.load_state_dict(state, strict=True, assign=True)
+    module.requires_grad_(False).eval()
+
+
+def _named(what: str, names: Iterable[str]) -> list[str]:
+    listed = sorted(names)
+    return [f"{what} {len(listed)} tensors such as {listed[0]}"] if listed else []

@@ -1,0 +1,140 @@
+"""Composition root: settings -> engine -> weights -> store, publisher and service -> RunPod's job loop.
+
+model_cache_init.py becomes this program; started by hand it restores the weights itself. Exit codes: 2 the settings are
+wrong, 3 the weights or the model are; either is said in one line of the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from f5_worker import boot, logs, report
+from f5_worker.cache import HubCache
+from f5_worker.errors import CacheError, SettingsError, WorkerError
+from f5_worker.manifest import ModelSpec, load_model
+from f5_worker.publish import Publisher
+from f5_worker.report import Timeline, process_start_unix_s
+from f5_worker.restore import RestoreReport
+from f5_worker.service import Service
+from f5_worker.settings import Settings
+from s3_utils import S3Store
+
+if TYPE_CHECKING:
+    from f5_worker.engine import Engine
+
+log = logging.getLogger(__name__)
+
+CONCURRENCY = 2  # one job's downloads and uploads overlap the other's synthesis; the service has one GPU slot
+EXIT_SETTINGS = 2
+EXIT_MODEL = 3
+LOCAL_PUBLISH_S = 1800.0  # a local run ends after one job: the bucket is seeded first, for at most this long
+
+
+def main() -> int:
+    """Serve until the platform stops the process; the exit code."""
+    signal.signal(signal.SIGTERM, _stop)  # the SDK sets its own when it starts; until then PID 1 would ignore the signal
+    logs.set_up()
+    try:
+        serve(Settings.from_env(os.environ))
+    except WorkerError as error:
+        log.error("handler.failed error=%r", str(error))  # noqa: TRY400 - the message says what to do; a traceback would bury it
+        return EXIT_SETTINGS if isinstance(error, SettingsError) else EXIT_MODEL
+    return 0
+
+
+def serve(settings: Settings) -> None:
+    """Load the model, then run the job loop until the process is asked to end.
+
+    Raises:
+        SettingsError: no models file has the wanted model.
+        WorkerError: the weights or the model cannot be had.
+    """
+    spec = load_model(settings.model, settings.models_file)
+    store = S3Store(settings.s3) if settings.s3 else None
+    cache_store = store if settings.cache_bucket else None
+    timeline = Timeline(process_start_unix_s())
+
+    # The imports need no file: the boot's child fetches the weights meanwhile.
+    with timeline.phase("import runpod", lane="handler"):
+        sdk = import_sdk()
+    logs.set_up_for(settings, os.environ)
+    with timeline.phase("import torch and f5_tts", lane="handler"):
+        engine = build_engine(spec)
+    with timeline.phase("wait for weights", lane="handler"):
+        restored = boot.join(spec.files, settings, cache_store, os.environ, timeline=timeline)
+    with timeline.phase("load model", lane="handler"):
+        engine.load(restored.paths)
+    with timeline.phase("warm up", lane="handler"):
+        engine.warm_up()
+
+    booted = boot_report(spec, engine, restored, timeline)
+    keep(booted, restored)
+    service = Service(engine, settings, store, boot=lambda: booted)
+    publisher = Publisher(cache_store, settings, spec.files, restored).start() if cache_store else None
+    try:
+        sdk.serverless.start({"handler": service.handle, "concurrency_modifier": lambda _current: CONCURRENCY})
+    finally:  # also on SystemExit, by which the SDK ends a local run
+        end(publisher, wait=runs_one_job(sys.argv, os.environ))
+
+
+def import_sdk() -> ModuleType:
+    """RunPod's SDK. It reads the environment and calls logging.basicConfig when it is imported."""
+    os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")  # its default, DEBUG, writes whole results into the log
+    import runpod  # noqa: PLC0415 - 1.5 s, and only after the line above
+
+    sdk: ModuleType = runpod
+    return sdk
+
+
+def build_engine(spec: ModelSpec) -> Engine:
+    from f5_worker.engine import Engine  # noqa: PLC0415 - imports torch: after the logs and the signal handler are set
+
+    return Engine.build(spec)
+
+
+def boot_report(spec: ModelSpec, engine: Engine, restored: RestoreReport, timeline: Timeline) -> dict[str, Any]:
+    """How this worker became ready. `health` shows it to clients, so it names no local path."""
+    for phase in restored.phases:  # the child's; a restore in this process has written its own into the timeline already
+        if phase not in timeline.phases:
+            timeline.add(phase)
+    files = [{name: value for name, value in file.items() if name != "local"} for file in restored.files_json()]
+    bucket = {name: getattr(restored, f"bucket_{name}") for name in ("outcome", "seconds", "bytes")} | {"hub_bytes": restored.hub_bytes}
+    return report.compose(timeline, model=spec.name, files=files, bucket=bucket, engine=engine.describe())
+
+
+def keep(booted: Mapping[str, Any], restored: RestoreReport) -> None:
+    """Log the boot report's summary and leave the whole beside the cache."""
+    log.info("%s", report.summary_line(booted))
+    try:
+        if restored.cache_dir:
+            HubCache(restored.cache_dir).write_state("boot-report.json", booted)
+    except CacheError as error:
+        log.warning("boot.report_not_kept error=%r", str(error))
+
+
+def end(publisher: Publisher | None, *, wait: bool) -> None:
+    if publisher is None:
+        return
+    if wait and not publisher.wait(LOCAL_PUBLISH_S):
+        log.warning("publish outcome=late seconds=%.0f effect='the next run goes on with it'", LOCAL_PUBLISH_S)
+    publisher.stop()
+
+
+def runs_one_job(argv: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Whether the SDK runs one job and ends the process: --test_input or test_input.json, and no --rp_serve_api."""
+    local = any(arg.startswith("--test_input") for arg in argv) or "RUNPOD_WEBHOOK_GET_JOB" not in env
+    return local and "--rp_serve_api" not in argv
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":  # the SDK's ping process may import this module again
+    sys.exit(main())

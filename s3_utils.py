@@ -1,0 +1,157 @@
+"""The bucket: every boto3 call of the worker and the translation of its errors into `f5_worker.errors`; nothing else.
+
+Portable between AWS S3, Backblaze B2, Cloudflare R2, MinIO and SeaweedFS: no conditional writes, no checksum headers that
+B2 and R2 refuse, path-style addresses for custom endpoints, time-outs of seconds instead of boto3's minutes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import botocore.exceptions
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from f5_worker.errors import StoreCorrupt, StoreError, StoreNotFound, StoreUnavailable
+from f5_worker.settings import S3Settings
+from f5_worker.store import ObjectInfo, Upload, answer_error
+
+CONNECT_TIMEOUT_S = 3  # boto3's default of 60 s would bill minutes for a dead endpoint
+READ_TIMEOUT_S = 10
+ATTEMPTS = 3
+PART_BYTES = 16 * 1024 * 1024  # 10,000 parts of it are 160 GB; R2 wants equal parts
+UPLOAD_CONNECTIONS = 2  # serving goes first: a cache fill is in no hurry
+
+
+class S3Store:
+    """`f5_worker.store.Store` over boto3. Thread-safe; no request is made before the first call."""
+
+    def __init__(self, settings: S3Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+
+    @property
+    def bucket(self) -> str:
+        return self._settings.bucket
+
+    @cached_property
+    def _client(self) -> Any:
+        import boto3  # noqa: PLC0415 - signing needs only botocore; the restore saves 0.2 s of imports
+        from botocore.config import Config  # noqa: PLC0415
+
+        s = self._settings
+        config = Config(
+            region_name=s.region,
+            signature_version="s3v4",
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S,
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            max_pool_connections=16,
+            s3={"addressing_style": "path" if s.path_style else "virtual"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        with self._lock:  # creating clients from the default session is not thread-safe
+            return boto3.session.Session().client(
+                "s3",
+                endpoint_url=s.endpoint_url,
+                aws_access_key_id=s.access_key_id,
+                aws_secret_access_key=s.secret_access_key,
+                aws_session_token=s.session_token,
+                config=config,
+            )
+
+    def head(self, key: str) -> ObjectInfo | None:
+        try:
+            with _translated(f"HEAD {key}"):
+                r = self._client.head_object(Bucket=self.bucket, Key=key)
+        except StoreNotFound:
+            return None
+        return ObjectInfo(key, r["ContentLength"], r["LastModified"], r.get("Metadata", {}))
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        with _translated(f"GET {key}"):
+            r = self._client.get_object(Bucket=self.bucket, Key=key)
+            with r["Body"] as body:
+                data: bytes = body.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise StoreCorrupt(f"{key} is longer than the {max_bytes} bytes that are read of it")
+        return data
+
+    def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None) -> None:
+        with _translated(f"PUT {key}"):
+            self._client.put_object(Bucket=self.bucket, Key=key, Body=data, ContentType=content_type, Metadata=dict(metadata or {}))
+
+    def upload(self, key: str, path: Path, *, content_type: str, metadata: Mapping[str, str], on_bytes: Callable[[int], None]) -> None:
+        from boto3.s3.transfer import TransferConfig  # noqa: PLC0415
+
+        config = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=UPLOAD_CONNECTIONS)
+        extra = {"ContentType": content_type, "Metadata": dict(metadata)}
+        # upload_fileobj, not upload_file: that one leaves the file open when the callback raises.
+        with _translated(f"upload {key}"), path.open("rb") as handle:
+            self._client.upload_fileobj(handle, self.bucket, key, ExtraArgs=extra, Callback=on_bytes, Config=config)
+
+    def sign_get(self, key: str, *, expires_s: int) -> str:
+        s = self._settings
+        request = AWSRequest(method="GET", url=self._object_url(key))
+        credentials = Credentials(s.access_key_id, s.secret_access_key, s.session_token)
+        S3SigV4QueryAuth(credentials, "s3", s.region, expires=expires_s).add_auth(request)
+        return str(request.url)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        with _translated(f"LIST {prefix}"):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+                for o in page.get("Contents", ()):
+                    yield ObjectInfo(o["Key"], o["Size"], o["LastModified"])
+
+    def delete(self, key: str) -> None:
+        with _translated(f"DELETE {key}"):
+            self._client.delete_object(Bucket=self.bucket, Key=key)
+
+    def pending_uploads(self, prefix: str) -> Iterator[Upload]:
+        with _translated(f"LIST uploads {prefix}"):
+            for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix):
+                for u in page.get("Uploads", ()):
+                    yield Upload(u["Key"], u["UploadId"], u["Initiated"])
+
+    def abort_upload(self, upload: Upload) -> None:
+        with _translated(f"ABORT {upload.key}"):
+            self._client.abort_multipart_upload(Bucket=self.bucket, Key=upload.key, UploadId=upload.upload_id)
+
+    def _object_url(self, key: str) -> str:
+        s = self._settings
+        base = urlsplit(s.endpoint_url or f"https://s3.{s.region}.amazonaws.com")
+        path = quote(f"/{s.bucket}/{key}" if s.path_style else f"/{key}", safe="/~")
+        host = base.netloc if s.path_style else f"{s.bucket}.{base.netloc}"
+        return f"{base.scheme}://{host}{base.path.rstrip('/')}{path}"
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Turn every botocore and s3transfer error into a StoreError; `what` names the call, never a host or a secret."""
+    from boto3.exceptions import Boto3Error  # noqa: PLC0415 - only calls that already loaded boto3 come here
+
+    try:
+        yield
+    except botocore.exceptions.ClientError as exc:
+        raise _store_error(what, exc) from exc
+    except Boto3Error as exc:  # S3UploadFailedError holds the answer only as its context
+        if isinstance(exc.__context__, botocore.exceptions.ClientError):
+            raise _store_error(what, exc.__context__) from exc
+        raise StoreUnavailable(f"{what}: {type(exc).__name__}; check AWS_ENDPOINT_URL and the network") from exc
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError) as exc:
+        raise StoreUnavailable(f"{what}: {type(exc).__name__}; check AWS_ENDPOINT_URL and the network") from exc
+
+
+def _store_error(what: str, exc: botocore.exceptions.ClientError) -> StoreError:
+    """The StoreError for an answer of the store."""
+    code = str(exc.response.get("Error", {}).get("Code", ""))
+    status = int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return answer_error(what, status, code)

@@ -1,0 +1,46 @@
+"""What every test gets: an environment without the caller's settings, logging put back, and no network but loopback."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+_OURS = ("AWS_", "S3_", "F5_", "HF_", "RUNPOD_", "MODEL_CACHE_DIR", "ENABLE_S3", "FLASH_ATTN", "DEFAULT_VOICE", "LOG_LEVEL", "XDG_")
+_KEPT = {"AWS_CA_BUNDLE"}
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No setting of the machine or of another test reaches this one; $HOME is empty (the SDK and boto3 read files there)."""
+    for name in list(os.environ):
+        if name.startswith(_OURS) and name not in _KEPT:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(autouse=True)
+def restore_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+
+
+@pytest.fixture(autouse=True)
+def only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection to anywhere but this machine fails the test that makes it."""
+    real = socket.socket.connect
+
+    def connect(self: socket.socket, address: object) -> None:
+        if self.family in {socket.AF_INET, socket.AF_INET6} and isinstance(address, tuple) and address[0] not in _LOOPBACK:
+            raise AssertionError(f"a test connects to {address[0]}, which is not loopback")
+        real(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)

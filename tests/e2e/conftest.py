@@ -1,0 +1,120 @@
+"""The worker's surroundings, all real over loopback: a hub with a tiny model, SeaweedFS, and workers started by the Dockerfile's CMD."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import pytest
+
+from tests.fakes.hub_server import HubServer, hub_server
+from tests.fakes.seaweed import Seaweed, seaweed
+from tests.fakes.tiny_model import write_tiny_model
+from tests.worker_process import ROOT, base_env, kill_group, worker_process
+
+READY_S = 90  # torch is imported on 2 cores that others use as well
+T = TypeVar("T")
+
+
+@dataclass
+class Worker:
+    """One started worker."""
+
+    process: subprocess.Popen[bytes]
+    cache_dir: Path
+    output: Path
+
+    def log(self) -> str:
+        return self.output.read_text(encoding="utf-8", errors="replace")
+
+    def until(self, found: Callable[[], T], *, timeout_s: float = READY_S) -> T:
+        """What `found` gives once it is true; fails at once, with the worker's log, when the worker ends before that."""
+        deadline = time.monotonic() + timeout_s
+        while not (value := found()):
+            if self.process.poll() is not None:
+                pytest.fail(f"the worker ended with {self.process.returncode}:\n{self.log()}")
+            if time.monotonic() > deadline:
+                pytest.fail(f"nothing after {timeout_s} s:\n{self.log()}")
+            time.sleep(0.05)
+        return value
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def ended(self, timeout_s: float = READY_S) -> int:
+        """The exit code."""
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"still running after {timeout_s} s:\n{self.log()}")
+
+    def boot_report(self) -> dict[str, Any]:
+        return json.loads((self.cache_dir / ".f5-worker" / "boot-report.json").read_text())
+
+
+@dataclass
+class Surroundings:
+    """What a worker is started into. Each start has an empty cache directory."""
+
+    folder: Path
+    models_file: Path
+    hub: HubServer
+    store: Seaweed
+    stack: ExitStack
+    numbers: Iterator[int]
+
+    def model_env(self) -> dict[str, str]:
+        return {"F5_MODEL": "demo-tiny", "F5_MODELS_FILE": str(self.models_file), "HF_ENDPOINT": self.hub.url, "PUBLISH_JITTER_S": "0"}
+
+    def new_bucket(self) -> str:
+        name = f"e2e-{next(self.numbers)}"
+        self.store.client().create_bucket(Bucket=name)
+        return name
+
+    def start(self, env: dict[str, str], *, arguments: Sequence[str] = (), alone: bool = False) -> Worker:
+        """alone: handler.py by hand, without the boot."""
+        number = next(self.numbers)
+        cache_dir = self.folder / f"cache-{number}"
+        output = self.folder / f"worker-{number}.log"
+        full = self.model_env() | {"MODEL_CACHE_DIR": str(cache_dir)} | env
+        with output.open("wb") as log:
+            started = handler_process(full, log) if alone else worker_process(full, home=self.folder, arguments=arguments, stdout=log)
+            process = self.stack.enter_context(started)
+        return Worker(process, cache_dir, output)
+
+
+@contextmanager
+def handler_process(env: dict[str, str], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-u", "handler.py"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=base_env() | env, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        kill_group(process)
+
+
+@pytest.fixture(scope="session")
+def hub_and_store(tmp_path_factory) -> Iterator[tuple[Path, HubServer, Seaweed]]:
+    models_file = write_tiny_model(tmp_path_factory.mktemp("model"))
+    with hub_server(models_file) as hub, seaweed() as store:
+        yield models_file, hub, store
+
+
+@pytest.fixture(scope="module")
+def surroundings(hub_and_store, tmp_path_factory) -> Iterator[Surroundings]:
+    """Workers that a module starts live until its end."""
+    models_file, hub, store = hub_and_store
+    folder = tmp_path_factory.mktemp("workers")
+    with ExitStack() as stack:
+        yield Surroundings(folder, models_file, hub, store, stack, itertools.count(1))

@@ -1,0 +1,217 @@
+"""The worker under RunPod's queue, from the container's command to the acknowledged result.
+
+The tests of this module follow one endpoint through its life: a cold boot, jobs, bad jobs, a cancel, a second worker that
+restores from the bucket what the first has published, and the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import soundfile
+
+from tests.e2e.conftest import Surroundings, Worker
+from tests.fakes.runpod_server import API_KEY, RunpodServer
+from tests.fakes.seaweed import SECRET_KEY
+
+JOB_S = 60
+WORDS = "Hello from the queue, dear quokka."
+REQUEST = {"input": WORDS, "seed": 42, "nfe_step": 4}
+LONG = {"input": "The quick brown fox jumps over the lazy dog. " * 1000, "seed": 1, "nfe_step": 64}
+
+
+@dataclass
+class Endpoint:
+    """A job server, a bucket and the first worker."""
+
+    server: RunpodServer
+    surroundings: Surroundings
+    bucket: str
+    worker: Worker
+    hub_bytes_before: int
+
+    def start_worker(self, name: str) -> Worker:
+        env = self.server.worker_env(name) | self.surroundings.store.env(self.bucket)
+        return self.surroundings.start(env)
+
+    def takes(self, name: str) -> list:
+        return [call for call in list(self.server.calls) if call.kind == "take" and call.worker == name]
+
+    def keys(self, prefix: str = "") -> list[str]:
+        listed = self.surroundings.store.client().list_objects_v2(Bucket=self.bucket, Prefix=prefix)
+        newest_last = sorted(listed.get("Contents", []), key=lambda o: o["LastModified"])
+        return [o["Key"] for o in newest_last]
+
+    def published(self) -> bool:
+        return sum(key.endswith("/manifest.json") for key in self.keys("models/")) == 2  # the model's and the vocoder's
+
+
+@pytest.fixture(scope="module")
+def endpoint(surroundings) -> Iterator[Endpoint]:
+    bucket = surroundings.new_bucket()
+    with RunpodServer() as server:
+        before = surroundings.hub.sent_bytes
+        worker = surroundings.start(server.worker_env("worker-1") | surroundings.store.env(bucket))
+        running = Endpoint(server, surroundings, bucket, worker, before)
+        worker.until(lambda: running.takes("worker-1"))
+        yield running
+
+
+@pytest.fixture(scope="module")
+def first_result(endpoint) -> dict:
+    return endpoint.server.run(REQUEST, JOB_S)["output"]
+
+
+def download(url: str) -> tuple[bytes, str]:
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return response.read(), response.headers["Content-Type"]
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 - a file of the kernel
+        return dict(line.split("=", 1) for line in os.fsdecode(file.read()).split("\0") if "=" in line)
+
+
+def test_a_cold_boot_takes_the_weights_from_the_hub(endpoint):
+    report = endpoint.worker.boot_report()
+    assert {file["source"] for file in report["files"]} == {"hub"}
+    assert endpoint.surroundings.hub.sent_bytes > endpoint.hub_bytes_before
+
+
+def test_the_handler_runs_in_the_boots_process_with_the_hf_home_that_the_boot_chose(endpoint):
+    pid = endpoint.worker.process.pid
+    environment = environment_of(pid)
+    with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123
+        assert b"handler.py" in file.read()
+    assert environment["HF_HOME"] == str(endpoint.worker.cache_dir)
+    assert environment["HF_HUB_CACHE"] == str(endpoint.worker.cache_dir / "hub")
+
+
+def test_a_job_gives_audio_by_a_url_that_works_without_credentials(endpoint, first_result):
+    data, content_type = download(first_result["audio"]["url"])
+    samples, rate = soundfile.read(io.BytesIO(data))
+    assert content_type == "audio/wav"
+    assert hashlib.sha256(data).hexdigest() == first_result["sha256"]
+    assert (len(data), rate) == (first_result["size_bytes"], first_result["sample_rate"])
+    assert len(samples) / rate == pytest.approx(first_result["duration_s"], abs=0.001)
+    assert (first_result["seed"], first_result["model"], first_result["cold_start"]) == (42, "demo-tiny", True)
+    assert first_result["segments"][0]["text"].strip() == WORDS
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(endpoint, first_result):
+    again = endpoint.server.run(REQUEST, JOB_S)["output"]
+    other = endpoint.server.run(REQUEST | {"seed": 43}, JOB_S)["output"]
+    assert again["sha256"] == first_result["sha256"] != other["sha256"]
+    assert not again["cold_start"]
+
+
+def test_inline_audio_travels_inside_the_result(endpoint, first_result):
+    inline = endpoint.server.run(REQUEST | {"delivery": "inline"}, JOB_S)["output"]
+    assert set(inline["audio"]) == {"base64"}
+    assert inline["sha256"] == first_result["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("job_input", "code", "named"),
+    [
+        ({"seed": 1}, "TEXT_EMPTY", "input"),
+        ({"input": "  "}, "TEXT_EMPTY", "input"),
+        ({"input": "a" * 100_000}, "TEXT_TOO_LONG", "100000"),
+        ({"input": "Hi.", "pitch": 3}, "INVALID_REQUEST", "pitch"),
+        ({"input": "Hi.", "speed": "fast", "seed": True, "nfe_step": 3.5}, "INVALID_REQUEST", "nfe_step"),
+        ({"input": "Hi.", "ref_text": "Words without audio."}, "INVALID_REQUEST", "ref_audio"),
+        ({"input": "Hi.", "ref_audio": "bm8gYXVkaW8=", "ref_text": "Words."}, "REFERENCE_INVALID", "audio"),
+        ({"input": "Hi.", "voice": "nobody"}, "VOICE_NOT_FOUND", "voice"),
+        ({"input": "\ud800"}, "INVALID_REQUEST", "Unicode"),
+        ("Hi.", "INVALID_REQUEST", "object"),
+    ],
+)
+def test_a_bad_job_fails_with_a_code_and_a_reason(endpoint, job_input, code, named):
+    status = endpoint.server.run(job_input, JOB_S)
+    assert status["status"] == "FAILED"
+    assert status["error"].startswith(f"{code}: ")
+    assert named in status["error"]
+    assert status["output"]["details"] == {"code": code, "retryable": False}
+
+
+def test_health_answers_with_the_boot_and_names_no_local_path(endpoint):
+    health = endpoint.server.run({"action": "health"}, JOB_S)["output"]
+    assert health["engine"]["model"] == "demo-tiny"
+    assert health["boot"]["ready_s"] > 0
+    assert str(endpoint.surroundings.folder) not in str(health)
+
+
+def test_a_cancelled_job_stops_within_a_step_and_the_next_one_runs(endpoint):
+    server = endpoint.server
+    running = server.submit(LONG)
+    endpoint.worker.until(lambda: f"job={running}" in endpoint.worker.log() or running in endpoint.worker.log())
+    server.cancel(running)
+    assert server.run(REQUEST, JOB_S)["status"] == "COMPLETED"
+    assert server.jobs[running].done == []
+    assert "job.end outcome=cancelled" in endpoint.worker.log()
+
+
+def test_pings_name_the_jobs_in_progress(endpoint):
+    server = endpoint.server
+    running = server.submit(LONG)
+    endpoint.worker.until(lambda: any(running in ping.query.get("job_id", "") for ping in server.pings))
+    server.cancel(running)
+
+
+def test_a_result_survives_a_server_error_on_its_delivery(endpoint):
+    endpoint.server.fail("done", status=500)
+    assert endpoint.server.run(REQUEST, JOB_S)["status"] == "COMPLETED"
+
+
+def test_two_jobs_at_once_both_end_with_their_own_result(endpoint):
+    ids = {seed: endpoint.server.submit(REQUEST | {"seed": seed}) for seed in range(4)}
+    results = {seed: endpoint.server.wait(job_id, JOB_S)["output"] for seed, job_id in ids.items()}
+    assert {seed: result["seed"] for seed, result in results.items()} == {seed: seed for seed in ids}
+    assert all(len(job.done) <= 1 for job in endpoint.server.jobs.values())
+
+
+def test_the_first_worker_fills_the_bucket_manifests_last(endpoint):
+    endpoint.worker.until(endpoint.published)
+    by_commit: dict[str, list[str]] = {}
+    for key in endpoint.keys("models/"):
+        by_commit.setdefault(key.split("/")[1], []).append(key)
+    assert all(keys[-1].endswith("/manifest.json") for keys in by_commit.values())
+
+
+def test_a_second_worker_restores_from_the_bucket_and_asks_the_hub_for_nothing(endpoint, first_result):
+    endpoint.worker.until(endpoint.published)
+    asked = len(endpoint.surroundings.hub.requests)
+    endpoint.worker.terminate()
+    endpoint.server.release_polls()
+    assert endpoint.worker.ended() == 0
+    second = endpoint.start_worker("worker-2")
+    second.until(lambda: endpoint.takes("worker-2"))
+    result = endpoint.server.run(REQUEST, JOB_S)["output"]
+    assert {file["source"] for file in second.boot_report()["files"]} == {"bucket"}
+    assert result["sha256"] == first_result["sha256"]
+    assert len(endpoint.surroundings.hub.requests) == asked
+    assert environment_of(second.process.pid)["HF_HOME"] == str(second.cache_dir)
+    endpoint.worker = second
+
+
+def test_sigterm_finishes_the_job_in_flight_and_exits_0(endpoint):
+    server, worker = endpoint.server, endpoint.worker
+    job_id = server.submit(REQUEST | {"input": WORDS * 20, "nfe_step": 16})
+    server.wait_in_progress(job_id, JOB_S)
+    worker.terminate()
+    server.release_polls()
+    assert server.wait(job_id, JOB_S)["status"] == "COMPLETED"
+    assert worker.ended() == 0
+
+
+def test_no_log_holds_a_secret_a_signed_url_or_the_users_words(endpoint):
+    for log in endpoint.surroundings.folder.glob("worker-*.log"):
+        text = log.read_text()
+        for secret in (SECRET_KEY, API_KEY, "X-Amz-Signature", "quokka", "lazy dog"):
+            assert secret not in text

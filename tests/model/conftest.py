@@ -1,0 +1,67 @@
+"""The real f5_tts and vocos code on tiny random checkpoints, without a network."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from f5_worker import manifest
+from f5_worker.engine import Backend, Engine
+from f5_worker.reference import Voice, default_voice
+from tests.fakes.tiny_model import write_tiny_model
+
+FLOAT32 = Backend(torch.device("cpu"), torch.float32, "torch")
+BFLOAT16 = Backend(torch.device("cpu"), torch.bfloat16, "torch")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.socket.connect
+
+    def connect(self: socket.socket, address: object) -> None:
+        if self.family != socket.AF_UNIX and isinstance(address, tuple) and address[0] not in {"127.0.0.1", "::1", "localhost"}:
+            pytest.fail(f"a test reached out to {address[0]}")
+        real(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model with its models.json."""
+    return write_tiny_model(tmp_path_factory.mktemp("tiny")).parent
+
+
+@pytest.fixture(scope="session")
+def spec(tiny: Path) -> manifest.ModelSpec:
+    return manifest.load_models(tiny / "models.json")["demo-tiny"]
+
+
+@pytest.fixture(scope="session")
+def paths(tiny: Path, spec: manifest.ModelSpec) -> dict[manifest.PinnedFile, Path]:
+    return {file: tiny / file.repo / file.path for file in spec.files}
+
+
+@pytest.fixture(scope="session", params=[FLOAT32, BFLOAT16], ids=["float32", "bfloat16"])
+def any_engine(request: pytest.FixtureRequest, spec: manifest.ModelSpec, paths: dict[manifest.PinnedFile, Path]) -> Engine:
+    return loaded(spec, paths, request.param)
+
+
+@pytest.fixture(scope="session")
+def engine(spec: manifest.ModelSpec, paths: dict[manifest.PinnedFile, Path]) -> Engine:
+    return loaded(spec, paths, BFLOAT16)
+
+
+@pytest.fixture(scope="session")
+def voice() -> Voice:
+    return default_voice()
+
+
+def loaded(spec: manifest.ModelSpec, paths: dict[manifest.PinnedFile, Path], backend: Backend) -> Engine:
+    engine = Engine.build(spec, backend)
+    engine.load(paths)
+    return engine

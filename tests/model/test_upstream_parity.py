@@ -1,0 +1,76 @@
+"""For one chunk and one seed the worker computes what upstream's own load_model and infer_process compute, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from f5_worker import manifest
+from f5_worker.engine import Engine, Options
+from f5_worker.reference import Voice
+from tests.model.conftest import BFLOAT16, FLOAT32, loaded
+
+RUNS = [
+    {"gen_text": "Hello there, this is a test of one chunk.", "seed": 7, "nfe_step": 4, "speed": 1.0},
+    {"gen_text": "Hi.", "seed": 1, "nfe_step": 4, "speed": 1.0},  # short: upstream slows it down
+    {"gen_text": "Quick; \u201cquoted\u201d words, at another speed!", "seed": 2**40, "nfe_step": 3, "speed": 1.2},
+    {"gen_text": "你好，世界。今天天气很好。 Mixed with English.", "seed": 3, "nfe_step": 2, "speed": 1.0},
+    {"gen_text": "Loud reference.  Нет.", "seed": 4, "nfe_step": 2, "speed": 1.0, "loud": True},
+]
+
+
+def amplified(voice: Voice) -> Voice:
+    """A reference above the target loudness, which upstream leaves as it is."""
+    return Voice(voice.samples * np.float32(4.0), voice.sample_rate_hz, voice.text, voice.seconds)
+
+
+@pytest.fixture(scope="module", params=[FLOAT32, BFLOAT16], ids=["float32", "bfloat16"])
+def pair(
+    request: pytest.FixtureRequest, spec: manifest.ModelSpec, paths: dict[manifest.PinnedFile, Path], voice: Voice, tmp_path_factory: Any
+) -> tuple[Engine, Any]:
+    """Our engine, and everything upstream computed."""
+    folder = tmp_path_factory.mktemp("upstream")
+    runs = []
+    for run in RUNS:
+        wav = folder / f"{run.get('loud', False)}.wav"
+        samples = amplified(voice).samples if run.get("loud") else voice.samples
+        soundfile.write(wav, samples, voice.sample_rate_hz, subtype="FLOAT")
+        runs.append({**run, "wav": str(wav), "ref_text": voice.text})
+    job = {
+        "checkpoint": str(paths[spec.checkpoint]), "vocab": str(paths[spec.vocab]), "vocoder": str(paths[spec.vocoder.config].parent),
+        "arch": dict(spec.arch), "dtype": str(request.param.dtype).removeprefix("torch."), "runs": runs, "out": str(folder / "out.npz"),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "tests.model.upstream_process", json.dumps(job)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr[-3000:]
+    return loaded(spec, paths, request.param), np.load(folder / "out.npz")
+
+
+def test_every_weight_and_buffer_is_what_upstream_loads(pair: tuple[Engine, Any]) -> None:
+    engine, upstream = pair
+    state = {f"model.{key}": value for key, value in [*engine._cfm.state_dict().items(), *engine._cfm.named_buffers()]}
+    state |= {f"vocoder.{key}": value for key, value in engine._vocoder.state_dict().items()}
+    theirs = {key for key in upstream.files if key.startswith(("model.", "vocoder.")) and "feature_extractor" not in key}
+    assert theirs == set(state)
+    for key in theirs:
+        np.testing.assert_array_equal(state[key].float().numpy(), upstream[key], err_msg=key)
+
+
+@pytest.mark.parametrize("index", range(len(RUNS)), ids=[str(run["gen_text"])[:12] for run in RUNS])
+def test_mel_and_wave_of_one_chunk_are_upstreams(pair: tuple[Engine, Any], voice: Voice, index: int) -> None:
+    engine, upstream = pair
+    run: dict[str, Any] = RUNS[index]
+    reference = amplified(voice) if run.get("loud") else voice
+    options = Options(seed=run["seed"], nfe_step=run["nfe_step"], speed=run["speed"])
+    mel, _ = engine.render(" ".join(run["gen_text"].split()), reference, options, lambda: False)
+    speech = engine.synthesize(run["gen_text"], reference, options, cancelled=lambda: False)
+    assert len(speech.segments) == 1
+    np.testing.assert_array_equal(mel[0].numpy(), upstream[f"mel{index}"])
+    np.testing.assert_array_equal(speech.samples, upstream[f"wave{index}"])

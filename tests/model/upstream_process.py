@@ -1,0 +1,63 @@
+"""Runs upstream's unmodified load_model, load_vocoder and infer_process in a process of its own and saves what they give.
+
+Packages that upstream imports for training, plots and transcription and that are not installed here are replaced by empty modules, in this
+process only. Argument: a JSON object with checkpoint, vocab, vocoder, arch, dtype, runs [{wav, ref_text, gen_text, seed, nfe_step, speed}], out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from types import ModuleType
+
+ABSENT = """accelerate accelerate.utils datasets ema_pytorch encodec librosa librosa.filters matplotlib matplotlib.pylab pydub transformers wandb
+cached_path hydra hydra.utils omegaconf tomli_w click""".split()
+
+
+class _Empty(ModuleType):
+    __path__: list[str] = []
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {"__init__": lambda self, *args, **kwargs: None})
+
+
+def import_upstream() -> ModuleType:
+    for name in ABSENT:
+        if name.split(".", maxsplit=1)[0] not in sys.modules and importlib.util.find_spec(name.split(".", maxsplit=1)[0]) is None:
+            sys.modules[name] = _Empty(name)
+        elif isinstance(sys.modules.get(name.split(".", maxsplit=1)[0]), _Empty):
+            sys.modules[name] = _Empty(name)
+    if isinstance(sys.modules.get("matplotlib"), _Empty):
+        sys.modules["matplotlib"].use = lambda backend: None
+    from f5_tts.infer import utils_infer
+
+    return utils_infer
+
+
+def main(job: dict) -> None:
+    utils_infer = import_upstream()
+    import numpy as np
+    import torch
+    from f5_tts.model import DiT
+
+    model = utils_infer.load_model(DiT, job["arch"], job["checkpoint"], vocab_file=job["vocab"], device="cpu")
+    model = model.to(getattr(torch, job["dtype"]))
+    vocoder = utils_infer.load_vocoder(is_local=True, local_path=job["vocoder"], device="cpu")
+    state = {f"model.{key}": value for key, value in [*model.state_dict().items(), *model.named_buffers()]}
+    state |= {f"vocoder.{key}": value for key, value in vocoder.state_dict().items()}
+    found = {key: value.float().numpy() for key, value in state.items()}
+    for index, run in enumerate(job["runs"]):
+        torch.manual_seed(run["seed"])
+        wave, _, mel = utils_infer.infer_process(
+            run["wav"], run["ref_text"], run["gen_text"], model, vocoder, nfe_step=run["nfe_step"], speed=run["speed"], progress=None,
+            show_info=lambda *_: None, device="cpu",
+        )  # fmt: skip
+        found |= {f"wave{index}": wave, f"mel{index}": mel}
+    np.savez(job["out"], **found)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from huggingface_hub import hf_hub_download
+
+from f5_worker.breaker import OPEN_S, Breaker
+from f5_worker.cache import PART_SUFFIX, STALE_PART_S, HubCache
+from f5_worker.errors import CacheError, StoreForbidden, StoreNotFound
+from f5_worker.settings import S3Settings
+from tests.files import pinned, seed_cache
+
+DATA = b"the weights"
+FILE = pinned("dir/model.bin", DATA)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> HubCache:
+    return HubCache(tmp_path / "models")
+
+
+def test_nothing_is_found_in_an_empty_cache(cache: HubCache) -> None:
+    assert cache.find(FILE) is None
+
+
+def test_an_adopted_file_is_found_where_huggingface_hub_looks(cache: HubCache) -> None:
+    path = seed_cache(cache, FILE, DATA)
+    assert cache.find(FILE) == path
+    offline = hf_hub_download(FILE.repo, FILE.path, cache_dir=cache.root / "hub", local_files_only=True)
+    assert Path(offline).read_bytes() == DATA
+    assert not list(cache.root.rglob(f"*{PART_SUFFIX}*"))
+
+
+def test_refs_main_is_forty_digits_without_a_newline(cache: HubCache) -> None:
+    seed_cache(cache, FILE, DATA)
+    assert (cache.repo_dir(FILE) / "refs" / "main").read_bytes() == FILE.commit.encode()
+
+
+def test_a_verified_file_is_not_hashed_again(cache: HubCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed_cache(cache, FILE, DATA)
+    monkeypatch.setattr("f5_worker.cache._sha256", lambda _path: pytest.fail("hashed again"))
+    assert cache.find(FILE)
+
+
+def test_a_file_without_a_marker_is_hashed_and_marked(cache: HubCache) -> None:
+    seed_cache(cache, FILE, DATA)
+    (cache.state / "verified" / f"{FILE.sha256}.json").unlink()
+    assert cache.find(FILE)
+    assert (cache.state / "verified" / f"{FILE.sha256}.json").exists()
+
+
+def test_changed_bytes_of_the_same_length_are_removed(cache: HubCache) -> None:
+    seed_cache(cache, FILE, DATA)
+    cache.blob(FILE).write_bytes(b"x" * len(DATA))
+    assert cache.find(FILE) is None
+    assert not cache.blob(FILE).exists()
+
+
+def test_a_blob_whose_link_was_never_made_is_linked(cache: HubCache) -> None:
+    seed_cache(cache, FILE, DATA)
+    cache.snapshot(FILE).unlink()
+    assert cache.find(FILE) == cache.snapshot(FILE)
+
+
+def test_a_dangling_link_is_removed(cache: HubCache) -> None:
+    seed_cache(cache, FILE, DATA)
+    cache.blob(FILE).unlink()
+    assert cache.find(FILE) is None
+    assert not cache.snapshot(FILE).is_symlink()
+
+
+@pytest.mark.parametrize("place", ["blob", "snapshot"])
+def test_a_directory_where_a_file_belongs_gives_way(cache: HubCache, place: str) -> None:
+    directory = getattr(cache, place)(FILE)
+    (directory / "sub").mkdir(parents=True)
+    assert cache.find(FILE) is None
+    assert seed_cache(cache, FILE, DATA).read_bytes() == DATA
+
+
+def test_a_plain_file_in_the_snapshot_is_taken_as_it_is(cache: HubCache) -> None:
+    cache.snapshot(FILE).parent.mkdir(parents=True)
+    cache.snapshot(FILE).write_bytes(DATA)
+    assert cache.find(FILE) == cache.snapshot(FILE)
+    assert not cache.snapshot(FILE).is_symlink()
+
+
+def test_a_blob_under_another_name_is_taken_and_removed_when_wrong(cache: HubCache) -> None:
+    blob = cache.repo_dir(FILE) / "blobs" / "etag-of-the-hub"
+    blob.parent.mkdir(parents=True)
+    cache.snapshot(FILE).parent.mkdir(parents=True)
+    cache.snapshot(FILE).symlink_to(os.path.relpath(blob, cache.snapshot(FILE).parent))
+    blob.write_bytes(DATA)
+    assert cache.find(FILE)
+    blob.write_bytes(b"x" * len(DATA))
+    assert cache.find(FILE) is None
+    assert not blob.exists()
+
+
+def test_a_mounted_file_is_linked_and_never_copied(cache: HubCache, tmp_path: Path) -> None:
+    mount = HubCache(tmp_path / "volume")
+    seed_cache(mount, FILE, DATA)
+    path = cache.adopt_mount(FILE, mount.root / "hub")
+    assert path is not None
+    assert path.resolve() == mount.blob(FILE)
+    assert not cache.blob(FILE).exists()
+
+
+def test_a_mounted_file_with_wrong_bytes_is_left_alone_and_not_used(cache: HubCache, tmp_path: Path) -> None:
+    mount = HubCache(tmp_path / "volume")
+    seed_cache(mount, FILE, DATA)
+    mount.blob(FILE).write_bytes(b"x" * len(DATA))
+    assert cache.adopt_mount(FILE, mount.root / "hub") is None
+    assert mount.blob(FILE).exists()
+
+
+def test_missing_bytes_counts_what_is_not_here(cache: HubCache) -> None:
+    other = pinned("other", b"12345")
+    seed_cache(cache, FILE, DATA)
+    assert cache.missing_bytes([FILE, other]) == 5
+
+
+def test_stale_parts_are_removed_and_fresh_ones_kept(cache: HubCache) -> None:
+    stale, fresh = cache.part(FILE), cache.part(pinned("other", b"12345"))
+    for part in (stale, fresh):
+        part.write_bytes(b"half")
+    os.utime(stale, (0, stale.stat().st_mtime - STALE_PART_S - 1))
+    cache.remove_stale_parts()
+    assert (stale.exists(), fresh.exists()) == (False, True)
+
+
+def test_the_lock_admits_one_at_a_time(cache: HubCache) -> None:
+    with cache.lock(timeout_s=1), pytest.raises(CacheError, match="another process"), cache.lock(timeout_s=0.1):
+        pytest.fail("both hold the lock")
+
+
+def test_the_lock_is_free_after_its_owner(cache: HubCache) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with cache.lock(timeout_s=30):
+            order.append("second")
+
+    with cache.lock(timeout_s=1):
+        thread = threading.Thread(target=second)
+        thread.start()
+        order.append("first")
+    thread.join(timeout=30)
+    assert order == ["first", "second"]
+
+
+def test_state_that_is_no_json_reads_as_nothing(cache: HubCache) -> None:
+    cache.write_state("x.json", {"a": 1})
+    assert cache.read_state("x.json") == {"a": 1}
+    (cache.state / "x.json").write_bytes(b'{"a"')
+    assert cache.read_state("x.json") is None
+
+
+S3 = S3Settings("bucket", "key-id", "secret", endpoint_url="http://127.0.0.1:1")
+
+
+def test_a_breaker_opens_for_one_bucket_and_key_alone(cache: HubCache) -> None:
+    Breaker(cache, S3).trip(StoreForbidden("no"))
+    assert "STORE_FORBIDDEN" in (Breaker(cache, S3).open_cause() or "")
+    assert Breaker(cache, S3Settings("bucket", "other-key", "secret", endpoint_url="http://127.0.0.1:1")).open_cause() is None
+
+
+def test_a_breaker_closes_after_its_time(cache: HubCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    Breaker(cache, S3).trip(StoreForbidden("no"))
+    now = __import__("time").time()
+    monkeypatch.setattr("f5_worker.breaker.time.time", lambda: now + OPEN_S + 1)
+    assert Breaker(cache, S3).open_cause() is None
+
+
+def test_a_missing_object_opens_no_breaker(cache: HubCache) -> None:
+    Breaker(cache, S3).trip(StoreNotFound("no"))
+    assert Breaker(cache, S3).open_cause() is None
+
+
+@pytest.mark.parametrize(
+    "state", [[], {"cause": 1, "until_unix_s": 2}, {"cause": "x", "until_unix_s": "y"}, {"cause": "x", "until_unix_s": 9e12}]
+)
+def test_a_damaged_breaker_file_is_a_closed_breaker(cache: HubCache, state: object) -> None:
+    breaker = Breaker(cache, S3)
+    cache.write_state(breaker._name, state)
+    assert breaker.open_cause() is None

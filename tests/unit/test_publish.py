@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from f5_worker import publish
+from f5_worker.cache import HubCache
+from f5_worker.errors import StoreForbidden
+from f5_worker.manifest import dump_manifest, manifest_key, parse_manifest
+from f5_worker.publish import CLAIM_STALE_S, Publisher
+from f5_worker.restore import RestoreReport
+from f5_worker.settings import Settings
+from f5_worker.store import ObjectInfo, Upload
+from tests.fakes.memory_store import MemoryStore
+from tests.files import COMMIT, pinned, random_bytes, seed_cache
+
+DATA = {"big.bin": random_bytes(3_000_000), "small.txt": b"words"}
+FILES = [pinned(path, data) for path, data in DATA.items()]
+VOCODER = pinned("config.yaml", b"x: 1", repo="org/vocoder")
+MANIFEST = manifest_key("models/", "org/name", COMMIT)
+SETTINGS = Settings(publish_jitter_s=0)
+
+
+@pytest.fixture(autouse=True)
+def fast_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "CLAIM_SETTLE_S", 0.05)
+    monkeypatch.setattr(publish, "CLAIM_POLL_S", 0.05)
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> RestoreReport:
+    cache = HubCache(tmp_path)
+    paths = {f: seed_cache(cache, f, DATA[f.path]) for f in FILES}
+    return RestoreReport(paths=paths, sources=dict.fromkeys(FILES, "hub"))
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+def run(store: MemoryStore, report: RestoreReport, files: list | None = None) -> None:
+    publisher = Publisher(store, SETTINGS, files or FILES, report).start()
+    assert publisher.wait(30)
+
+
+def writes(store: MemoryStore) -> list[str]:
+    return [key for method, key in store.calls if method in {"put", "upload"} and publish.CLAIM_NAME not in key]
+
+
+def test_files_appear_by_name_and_the_manifest_is_written_last(store: MemoryStore, report: RestoreReport) -> None:
+    run(store, report)
+    assert writes(store) == [*(f.key("models/") for f in FILES), MANIFEST]
+    assert sorted(store.objects) == sorted([*(f.key("models/") for f in FILES), MANIFEST])
+    assert set(parse_manifest(store.objects[MANIFEST][0])) == set(FILES)
+
+
+def test_every_object_carries_its_sha256(store: MemoryStore, report: RestoreReport) -> None:
+    run(store, report)
+    assert all(store.objects[f.key("models/")][1].metadata["sha256"] == f.sha256 for f in FILES)
+
+
+def test_publishing_again_sends_nothing(store: MemoryStore, report: RestoreReport) -> None:
+    run(store, report)
+    store.calls.clear()
+    run(store, report)
+    assert writes(store) == []
+
+
+def test_only_what_is_missing_is_sent(store: MemoryStore, report: RestoreReport) -> None:
+    run(store, report)
+    del store.objects[FILES[1].key("models/")]
+    store.calls.clear()
+    run(store, report)
+    assert writes(store) == [FILES[1].key("models/")]
+
+
+def test_a_missing_manifest_is_written_after_a_boot_from_the_bucket(store: MemoryStore, report: RestoreReport) -> None:
+    run(store, report)
+    del store.objects[MANIFEST]
+    store.calls.clear()
+    report.sources = dict.fromkeys(FILES, "bucket")
+    run(store, report)
+    assert writes(store) == [MANIFEST]
+
+
+def test_an_object_of_another_size_is_overwritten(store: MemoryStore, report: RestoreReport) -> None:
+    store.put(FILES[0].key("models/"), b"short", content_type="x")
+    run(store, report)
+    assert store.objects[FILES[0].key("models/")][0] == DATA["big.bin"]
+
+
+def test_an_object_that_a_reader_found_wrong_is_overwritten(store: MemoryStore, report: RestoreReport) -> None:
+    run(store, report)
+    key = FILES[0].key("models/")
+    store.put(key, b"\0" * FILES[0].size_bytes, content_type="x")
+    report.wrong_keys = [key]
+    run(store, report)
+    assert store.objects[key][0] == DATA["big.bin"]
+    assert report.wrong_keys == []
+
+
+def test_a_poisoned_manifest_is_replaced(store: MemoryStore, report: RestoreReport) -> None:
+    store.put(MANIFEST, b'{"schema": 1, "files": [{"path": "../../x"}]}', content_type="x")
+    run(store, report)
+    assert set(parse_manifest(store.objects[MANIFEST][0])) == set(FILES)
+
+
+def test_another_models_files_of_the_same_commit_stay_in_the_manifest(store: MemoryStore, report: RestoreReport) -> None:
+    other = pinned("other.bin", b"other")
+    store.put(MANIFEST, dump_manifest([other]), content_type="x")
+    run(store, report)
+    assert set(parse_manifest(store.objects[MANIFEST][0])) == {*FILES, other}
+
+
+def test_each_commit_gets_its_manifest(store: MemoryStore, report: RestoreReport, tmp_path: Path) -> None:
+    report.paths[VOCODER] = seed_cache(HubCache(tmp_path), VOCODER, b"x: 1")
+    run(store, report, [*FILES, VOCODER])
+    assert {MANIFEST, manifest_key("models/", "org/vocoder", COMMIT)} <= set(store.objects)
+
+
+def test_a_key_without_write_permission_leaves_one_warning(
+    store: MemoryStore, report: RestoreReport, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.fail["put"] = StoreForbidden("PUT x: AccessDenied")
+    with caplog.at_level(logging.INFO, logger="f5_worker"):
+        run(store, report)
+    assert [r.levelname for r in caplog.records if r.levelno >= logging.WARNING] == ["WARNING"]
+    assert "STORE_FORBIDDEN" in caplog.text
+    assert store.objects == {}
+
+
+def test_a_defect_in_the_store_is_logged_and_goes_no_further(
+    store: MemoryStore, report: RestoreReport, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.fail["head"] = ZeroDivisionError()  # type: ignore[assignment]
+    run(store, report)
+    assert "publish outcome=failed" in caplog.text
+
+
+def test_without_delete_permission_the_publication_is_still_whole(store: MemoryStore, report: RestoreReport) -> None:
+    store.fail["delete"] = StoreForbidden("DELETE x: AccessDenied")
+    run(store, report)
+    assert MANIFEST in store.objects
+
+
+def test_stop_during_an_upload_leaves_no_object_and_no_manifest(store: MemoryStore, report: RestoreReport) -> None:
+    publisher = Publisher(store, SETTINGS, FILES, report)
+    real = store.upload
+
+    def upload_and_stop(key: str, path: Path, **kwargs: object) -> None:
+        publisher._stop.set()
+        real(key, path, **kwargs)  # type: ignore[arg-type]
+
+    store.upload = upload_and_stop  # type: ignore[method-assign]
+    publisher.start()
+    assert publisher.wait(30)
+    assert store.objects == {}
+
+
+def claim(store: MemoryStore, *, age_s: float) -> str:
+    key = f"models/org--name/{COMMIT}/{publish.CLAIM_NAME}"
+    data = json.dumps({"owner": "somebody else"}).encode()
+    store.objects[key] = (data, ObjectInfo(key, len(data), datetime.now(UTC) - timedelta(seconds=age_s)))
+    return key
+
+
+def test_a_dead_publishers_claim_is_taken_over(store: MemoryStore, report: RestoreReport) -> None:
+    claim(store, age_s=CLAIM_STALE_S + 1)
+    run(store, report)
+    assert MANIFEST in store.objects
+
+
+def test_a_living_publishers_claim_is_waited_for_and_nothing_sent_twice(store: MemoryStore, report: RestoreReport) -> None:
+    key = claim(store, age_s=0)
+    publisher = Publisher(store, SETTINGS, FILES, report).start()
+    while ("get", key) not in store.calls:  # it has seen the claim
+        publisher.wait(0.01)
+    assert writes(store) == []
+    for file in FILES:
+        store.put(file.key("models/"), DATA[file.path], content_type="x")
+    store.put(MANIFEST, dump_manifest(FILES), content_type="x")
+    store.calls.clear()
+    store.delete(key)
+    assert publisher.wait(30)
+    assert writes(store) == []
+
+
+def test_five_publishers_at_once_send_each_file_once(store: MemoryStore, report: RestoreReport) -> None:
+    publishers = [Publisher(store, replace(SETTINGS, publish_jitter_s=0.3), FILES, report).start() for _ in range(5)]
+    assert all(p.wait(60) for p in publishers)
+    assert writes(store).count(FILES[0].key("models/")) <= 2  # without conditional writes one doubling can happen
+    assert set(parse_manifest(store.objects[MANIFEST][0])) == set(FILES)
+
+
+def test_parts_of_a_killed_publisher_are_aborted_and_a_running_ones_kept(store: MemoryStore, report: RestoreReport) -> None:
+    key = FILES[0].key("models/")
+    old, young = (Upload(key, name, datetime.now(UTC) - timedelta(hours=h)) for name, h in (("old", 2), ("young", 0)))
+    store.pending = [old, young]
+    run(store, report)
+    assert store.pending == [young]

@@ -1,0 +1,65 @@
+"""Starts the worker as the container does: by the command that stands in the Dockerfile's CMD, in its own process group."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).parent.parent
+
+
+def container_command() -> list[str]:
+    """The Dockerfile's CMD (exec form), with this interpreter for `python`."""
+    found = re.findall(r"^CMD (\[.*\])$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    command = json.loads(found[-1])
+    assert command[0] == "python", command
+    return [sys.executable, *command[1:]]
+
+
+def base_env() -> dict[str, str]:
+    """What a fresh container has, and no setting of the caller's: no bucket, no hub token, no proxy."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "SSL_CERT_FILE") if name in os.environ}
+    return kept | {"RUNPOD_SKIP_GPU_CHECK": "true", "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true"}
+
+
+@contextmanager
+def worker_process(
+    env: Mapping[str, str],
+    *,
+    home: Path,
+    arguments: Sequence[str] = (),
+    stdout: int | IO[bytes] = subprocess.PIPE,
+    stderr: int | IO[bytes] = subprocess.STDOUT,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the worker until the block ends; then nothing of its process group is left.
+
+    Args:
+        home: `$HOME` of the worker: the SDK reads `~/.runpod/config.toml`.
+    """
+    command = [*container_command(), *arguments]
+    full_env = {**base_env(), "HOME": str(home), **env}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=full_env, stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        kill_group(process)
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to the whole group: the SDK's ping process survives its parent."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+    for pipe in (process.stdout, process.stderr):
+        if pipe:
+            pipe.close()
