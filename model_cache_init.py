@@ -39,7 +39,8 @@ def main(arguments: list[str]) -> NoReturn:
         caches = choose(settings, spec.files)
         hub.set_client_env(env, caches[0])
         store = S3Store(settings.cache_bucket) if settings.cache_bucket else None
-        boot.start_child(spec.files, caches, settings, store, env)
+        boot.start_restore(spec.files, caches, settings, store, env)
+        boot.start_wheel(caches[0], settings, store, env)
     except DiskFull as exc:  # the handler tries again and has the last word
         log.error("boot.no_cache_dir error=%r", str(exc))  # noqa: TRY400
         hub.set_client_env(env, HubCache(settings.cache_dir or settings.cache_dir_candidates[0]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ CONNECT_TIMEOUT_S = 3  # boto3's default of 60 s would bill minutes for a dead e
 READ_TIMEOUT_S = 10
 ATTEMPTS = 3
 PART_BYTES = 16 * 1024 * 1024  # 10,000 parts of it are 160 GB; R2 wants equal parts
+STREAM_BYTES = 1024 * 1024
 UPLOAD_CONNECTIONS = 2  # serving goes first: a cache fill is in no hurry
 
 
@@ -77,13 +78,15 @@ class S3Store:
         return ObjectInfo(key, r["ContentLength"], r["LastModified"], r.get("Metadata", {}))
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
-        with _translated(f"GET {key}"):
-            r = self._client.get_object(Bucket=self.bucket, Key=key)
-            with r["Body"] as body:
-                data: bytes = body.read(max_bytes + 1)
+        with _translated(f"GET {key}"), closing(self._client.get_object(Bucket=self.bucket, Key=key)["Body"]) as body:
+            data: bytes = body.read(max_bytes + 1)
         if len(data) > max_bytes:
             raise StoreCorrupt(f"{key} is longer than the {max_bytes} bytes that are read of it")
         return data
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        with _translated(f"GET {key}"), closing(self._client.get_object(Bucket=self.bucket, Key=key)["Body"]) as body:
+            yield from body.iter_chunks(STREAM_BYTES)
 
     def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None) -> None:
         with _translated(f"PUT {key}"):

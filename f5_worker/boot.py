@@ -1,7 +1,8 @@
-"""The boot's child process: it restores the weights while its parent becomes the handler and imports torch.
+"""The boot's child processes: they restore the weights, and install flash-attn, while their parent becomes the handler.
 
-`model_cache_init.py` forks the child and then execs `handler.py` in the same process, so the child stays the handler's
+`model_cache_init.py` forks a child and then execs `handler.py` in the same process, so the child stays the handler's
 child. Its report travels in a memory file, which works on a read-only disk and is read only after the child has ended.
+The variables F5_<NAME>_PID and F5_<NAME>_FD tell the handler which child and which file.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import logging
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
+from f5_worker import wheels
 from f5_worker.cache import HubCache
 from f5_worker.errors import WeightsUnavailable
 from f5_worker.manifest import PinnedFile
@@ -26,22 +30,61 @@ from f5_worker.store import Store
 
 log = logging.getLogger(__name__)
 
-REPORT_FD, RESTORE_PID = "F5_RESTORE_FD", "F5_RESTORE_PID"  # how the boot tells the handler where its child is
 HUB_DEADLINE_S = 900.0  # 1.4 GB at 1.5 MB/s; the platform calls a worker unhealthy after 7 minutes
+WHEEL_DEADLINE_S = 300.0
 _PR_SET_PDEATHSIG = 1
 
 
-def start_child(
+def start_restore(
     files: Sequence[PinnedFile], caches: Sequence[HubCache], settings: Settings, store: Store | None, env: MutableMapping[str, str]
 ) -> None:
     """Fork a child that restores; env then tells the handler, which this process becomes by exec, how to wait for it."""
-    report_fd = os.memfd_create("restore-report", 0)
-    os.set_inheritable(report_fd, True)
     timeline = Timeline(process_start_unix_s())
+    _start_child("RESTORE", env, lambda stop: restore(files, caches, settings, store, timeline=timeline, stop=stop).to_json(files))
+
+
+def start_wheel(cache: HubCache, settings: Settings, store: Store | None, env: MutableMapping[str, str]) -> None:
+    """Fork a child that installs flash-attn when it is wanted."""
+    if settings.flash_attn != "off":
+        _start_child("WHEEL", env, lambda _stop: str(wheels.ensure(settings, cache, store) or "").encode())
+
+
+def join_wheel(env: Mapping[str, str]) -> Path | None:
+    """The directory of an installed flash-attn, for sys.path; None when torch's attention serves."""
+    report = _childs_report("WHEEL", env, WHEEL_DEADLINE_S)
+    return Path(report.decode()) if report else None
+
+
+def join(
+    files: Sequence[PinnedFile], settings: Settings, store: Store | None, env: Mapping[str, str], *, timeline: Timeline
+) -> RestoreReport:
+    """The report of the boot's restore; without one (handler started alone, child killed) the restore runs here.
+
+    Raises:
+        WeightsUnavailable: a file is missing; the message says why for each source.
+        DiskFull: no directory can hold the files.
+    """
+    report = None
+    if data := _childs_report("RESTORE", env, settings.restore_deadline_s + HUB_DEADLINE_S):
+        try:
+            report = RestoreReport.from_json(data, files)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            log.warning("boot.restore_report_broken action=restore_here")
+    if report is None:
+        report = restore(files, choose(settings, files), settings, store, timeline=timeline)
+    if report.missing:
+        causes = "; ".join(dict.fromkeys(f"{f.path.rsplit('/', 1)[-1]}: {why}" for f, why in report.missing.items()))
+        raise WeightsUnavailable(f"{len(report.missing)} of {len(files)} model files could not be had: {causes}")
+    return report
+
+
+def _start_child(name: str, env: MutableMapping[str, str], work: Callable[[threading.Event], bytes]) -> None:
+    report_fd = os.memfd_create(name.lower(), 0)
+    os.set_inheritable(report_fd, True)
     pid = os.fork()
     if pid == 0:
-        _run_child(report_fd, lambda stop: restore(files, caches, settings, store, timeline=timeline, stop=stop).to_json(files))
-    env[REPORT_FD], env[RESTORE_PID] = str(report_fd), str(pid)
+        _run_child(report_fd, work)
+    env[f"F5_{name}_PID"], env[f"F5_{name}_FD"] = str(pid), str(report_fd)
 
 
 def _run_child(report_fd: int, work: Callable[[threading.Event], bytes]) -> NoReturn:
@@ -54,38 +97,23 @@ def _run_child(report_fd: int, work: Callable[[threading.Event], bytes]) -> NoRe
         os.write(report_fd, work(stop))
         code = 0
     finally:
+        if code:
+            sys.excepthook(*sys.exc_info())  # _exit would end the process without a word
         logging.shutdown()
         os._exit(code)
 
 
-def join(
-    files: Sequence[PinnedFile], settings: Settings, store: Store | None, env: Mapping[str, str], *, timeline: Timeline
-) -> RestoreReport:
-    """The report of the boot's restore; without one (handler started alone, child killed) the restore runs here.
-
-    Raises:
-        WeightsUnavailable: a file is missing; the message says why for each source.
-    """
-    report = _childs_report(files, settings, env)
-    if report is None:
-        report = restore(files, choose(settings, files), settings, store, timeline=timeline)
-    if report.missing:
-        causes = "; ".join(dict.fromkeys(f"{f.path.rsplit('/', 1)[-1]}: {why}" for f, why in report.missing.items()))
-        raise WeightsUnavailable(f"{len(report.missing)} of {len(files)} model files could not be had: {causes}")
-    return report
-
-
-def _childs_report(files: Sequence[PinnedFile], settings: Settings, env: Mapping[str, str]) -> RestoreReport | None:
-    if RESTORE_PID not in env:
-        return None
-    pid, report_fd = int(env[RESTORE_PID]), int(env[REPORT_FD])
+def _childs_report(name: str, env: Mapping[str, str], timeout_s: float) -> bytes:
+    """What a child of the boot reported, empty when there is no such child or it died."""
+    if f"F5_{name}_PID" not in env:
+        return b""
+    pid, report_fd = int(env[f"F5_{name}_PID"]), int(env[f"F5_{name}_FD"])
     try:
-        _wait(pid, settings.restore_deadline_s + HUB_DEADLINE_S)
-        size = os.fstat(report_fd).st_size
-        return RestoreReport.from_json(os.pread(report_fd, size, 0), files)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        log.warning("restore.child_lost pid=%d error=%s action=restore_here", pid, type(exc).__name__)
-        return None
+        _wait(pid, timeout_s)
+        return os.pread(report_fd, os.fstat(report_fd).st_size, 0)
+    except OSError as exc:
+        log.warning("boot.child_lost name=%s pid=%d error=%s", name.lower(), pid, exc.strerror)
+        return b""
 
 
 def _wait(pid: int, timeout_s: float) -> None:

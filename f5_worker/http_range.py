@@ -22,6 +22,8 @@ from urllib.parse import urlsplit
 
 from f5_worker.errors import StoreCorrupt, StoreError, StoreForbidden, StoreNoBucket, StoreNotFound, StoreUnavailable
 
+Endpoint = tuple[bool, str, int]  # tls, host, port
+
 _ERROR_BODY_BYTES = 65_536  # an S3 error document has under 1 KB
 _S3_CODE = re.compile(rb"<Code>([A-Za-z0-9._-]{1,64})</Code>")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -43,7 +45,7 @@ _HINTS = {
 }
 
 
-class Interrupted(Exception):  # noqa: N818 - a state of the line, not an error of the worker
+class Interrupted(Exception):
     """This attempt failed and another may succeed. `retry_after_s` is what the store asked for."""
 
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
@@ -69,7 +71,7 @@ class Target:
         return cls(tls, parts.hostname or "", parts.port or (443 if tls else 80), parts.netloc.rpartition("@")[2], path)
 
     @property
-    def endpoint(self) -> tuple[bool, str, int]:
+    def endpoint(self) -> Endpoint:
         return self.tls, self.host, self.port
 
 
@@ -136,7 +138,7 @@ class Connection:
     def __init__(self, context: ssl.SSLContext | None) -> None:
         self.waiting_since: float | None = None  # monotonic time of the last progress while a call waits for the network
         self.received_bytes = 0
-        self.endpoint: tuple[bool, str, int] | None = None
+        self.endpoint: Endpoint | None = None
         self.answered = False  # whether the current request got a status line
         self.reusable = False
         self._context = context
@@ -241,19 +243,16 @@ def refusal(status: int, body: bytes, retry_after: str | None) -> StoreError | I
     match = _S3_CODE.search(body)
     code = match[1].decode() if match else ""
     said = f"the store answered {status} {code}".rstrip()
-    if code == "NoSuchBucket":
-        return StoreNoBucket(f"{said}; check S3_BUCKET")
-    if status in _REDIRECTS:
-        return StoreNoBucket(f"{said}; the bucket lies elsewhere, check AWS_ENDPOINT_URL and AWS_REGION")
+    if code == "NoSuchBucket" or status in _REDIRECTS:
+        return StoreNoBucket(f"{said}; check S3_BUCKET, AWS_ENDPOINT_URL and AWS_REGION")
     if status in {401, 403} or code in _CREDENTIAL_CODES:
         return StoreForbidden(said + _HINTS.get(code, ""))
     if status == 404:
         return StoreNotFound(said)
     if status == 416:
         return StoreCorrupt("the object is shorter than its pin")
-    if status in _TRANSIENT or code == "RequestTimeout":
-        return Interrupted(said, _seconds(retry_after))
-    return StoreUnavailable(said)
+    again = status in _TRANSIENT or code == "RequestTimeout"
+    return Interrupted(said, _seconds(retry_after)) if again else StoreUnavailable(said)
 
 
 def _seconds(retry_after: str | None) -> float | None:

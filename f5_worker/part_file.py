@@ -87,8 +87,11 @@ class PartFile:
         self._begin()
         self.has_ranges = False
 
-    def sync(self) -> None:
-        os.fsync(self._fd)
+    def seal(self, *, fsync: bool) -> None:
+        """Close a complete part, its bytes on the medium first when asked."""
+        if fsync:
+            os.fsync(self._fd)
+        self.close()
 
     def close(self) -> None:
         """Close both files and keep them."""

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from f5_worker.errors import Cancelled, StoreCorrupt, StoreError, StoreNotFound, StoreUnavailable
@@ -35,13 +35,12 @@ NICE = 10  # the upload yields to synthesis when they compete for a core
 
 
 class Publisher:
-    """One background thread that publishes the files of a restore report."""
+    """One background thread that publishes the files of a restore report, and never takes the worker down."""
 
     def __init__(self, store: Store, settings: Settings, files: Sequence[PinnedFile], report: RestoreReport) -> None:
-        self._store, self._settings, self._files, self._report = store, settings, files, report
         self._stop = threading.Event()
-        self._owner = uuid.uuid4().hex
-        self._renew_at = 0.0
+        self._jitter_s = settings.publish_jitter_s
+        self._publication = Publication(store, settings, files, report, self._stop)
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
     def start(self) -> Publisher:
@@ -62,8 +61,8 @@ class Publisher:
         start = time.monotonic()
         try:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)  # inherited by the upload's threads
-            if not self._stop.wait(random.uniform(0, self._settings.publish_jitter_s)):  # noqa: S311 - no secret
-                sent = sum(self._publish_commit(files) for files in by_commit(self._files).values())
+            if not self._stop.wait(random.uniform(0, self._jitter_s)):  # noqa: S311 - no secret
+                sent = self._publication.run()
                 log.info("publish outcome=done bytes=%d seconds=%.1f", sent, time.monotonic() - start)
         except Cancelled:
             log.info("publish outcome=stopped seconds=%.1f", time.monotonic() - start)
@@ -71,6 +70,33 @@ class Publisher:
             log.warning("publish outcome=failed error=%r effect='the next cold start downloads from the hub'", str(exc))
         except Exception:  # the thread must never take the worker down
             log.exception("publish outcome=failed")
+
+
+class Publication:
+    """One pass that brings the files' commits into the bucket, for the publisher thread and `cache push`."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        files: Sequence[PinnedFile],
+        report: RestoreReport,
+        stop: threading.Event,
+        *,
+        on_bytes: Callable[[int], None] = lambda _sent: None,
+    ) -> None:
+        self._store, self._settings, self._files, self._report, self._stop, self._on_bytes = store, settings, files, report, stop, on_bytes
+        self._owner = uuid.uuid4().hex
+        self._renew_at = 0.0
+
+    def run(self) -> int:
+        """Publish what lacks; bytes sent.
+
+        Raises:
+            StoreError: the bucket refused or failed.
+            Cancelled: stop was set.
+        """
+        return sum(self._publish_commit(files) for files in by_commit(self._files).values())
 
     def _publish_commit(self, files: Sequence[PinnedFile]) -> int:
         """Bring one commit into the bucket; bytes sent."""
@@ -113,10 +139,11 @@ class Publisher:
         metadata = {"sha256": file.sha256}
         content_type = "text/plain; charset=utf-8" if file.path.endswith((".txt", ".yaml")) else "application/octet-stream"
 
-        def on_bytes(_count: int) -> None:
+        def on_bytes(count: int) -> None:
             if self._stop.is_set():
                 raise Cancelled("the worker stops")
             self._renew(claim)
+            self._on_bytes(count)
 
         path = self._report.paths[file].resolve()
         self._store.upload(key, path, content_type=content_type, metadata=metadata, on_bytes=on_bytes)

@@ -50,6 +50,9 @@ class Store(Protocol):
     def get(self, key: str, *, max_bytes: int) -> bytes:
         """The whole object. Raises StoreNotFound, StoreCorrupt when it is longer than max_bytes."""
 
+    def stream(self, key: str) -> Iterator[bytes]:
+        """The object in pieces. Raises StoreNotFound."""
+
     def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None) -> None:
         """Write one small object in one request."""
 

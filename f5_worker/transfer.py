@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from f5_worker.errors import StoreCorrupt, WorkerError
 from f5_worker.http_range import Answer, Target
@@ -15,7 +16,44 @@ SLICE_BYTES = 512 * 1024  # received, written and hashed while it is in the CPU'
 _DISK_SLICE_BYTES = 4 * 1024 * 1024
 
 
-class Restart(Exception):  # noqa: N818 - a turn of the download, not an error of the worker
+@dataclass(frozen=True)
+class Item:
+    """One file to fetch: the URL as signed, the part file to fill, what its bytes have to be."""
+
+    url: str
+    part: Path
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Knobs and bounds. A dead endpoint costs at most first_byte_s + 1 s, a stalled one first_byte_s + stall_window_s + 1 s."""
+
+    connections: int = 16
+    range_bytes: int = 8 * 1024 * 1024
+    connect_s: float = 3.0
+    first_byte_s: float = 3.0  # also for a connection that falls silent in the middle of a body
+    stall_bytes_per_s: float = 5e6  # of all connections together
+    stall_window_s: float = 5.0
+    deadline_s: float = 300.0
+    attempts: int = 3  # of one range without progress
+    fsync: bool = False  # for network volumes
+    ca_file: Path | None = None  # AWS_CA_BUNDLE; None: the system's roots or SSL_CERT_FILE
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one item ended. `error` None: the part is complete and its digest right."""
+
+    item: Item
+    error: WorkerError | None
+    bytes_received: int
+    seconds: float
+    first_byte_s: float | None  # since the start of fetch(); None: nothing came
+
+
+class Restart(Exception):
     """The file has to be fetched again from its first byte. Each cause is followed once per file."""
 
     def __init__(self, cause: str, error: WorkerError) -> None:
@@ -45,12 +83,12 @@ class Range:
     def size_bytes(self) -> int:
         return self.end - self.start
 
-    def next_slice(self, whole: bool) -> memoryview | None:
+    def next_slice(self, *, stream: bool) -> memoryview | None:
         """Where the next bytes go; None when the range is full. A stream uses one slice of its buffer again and again."""
         size = min(SLICE_BYTES, self.size_bytes - self.filled)
         if self.buffer is None or size == 0:
             return None
-        at = 0 if whole else self.filled
+        at = 0 if stream else self.filled
         return self.buffer[at : at + size]
 
 
@@ -58,10 +96,9 @@ class Range:
 class Transfer:
     """The state of one file. Fields are guarded by the session's lock, the digest by `_chain`."""
 
+    item: Item
     target: Target
     part: PartFile
-    size_bytes: int
-    sha256: str
     ranges: list[Range] = field(default_factory=list)
     in_flight: int = 0
     failure: WorkerError | Restart | None = None
@@ -69,8 +106,7 @@ class Transfer:
     complete: bool = False
     settled: bool = False
     received_bytes: int = 0
-    started: float | None = None
-    first_byte: float | None = None
+    first_byte: float | None = None  # monotonic time
     causes: set[str] = field(default_factory=set)  # of restarts that were made
     _etag: str | None = None
     _hashed: int = 0  # ranges
@@ -78,6 +114,29 @@ class Transfer:
 
     def __post_init__(self) -> None:
         self._digest = hashlib.sha256()
+
+    @property
+    def size_bytes(self) -> int:
+        return self.item.size_bytes
+
+    @property
+    def error(self) -> WorkerError | None:
+        """What the item ends with if it ends now."""
+        if self.complete:
+            return None
+        return self.failure.error if isinstance(self.failure, Restart) else self.failure
+
+    def pending_restart(self) -> Restart | None:
+        """The restart that is due and was not made for the same cause before."""
+        due = isinstance(self.failure, Restart) and not self.complete and self.failure.cause not in self.causes
+        return self.failure if due and isinstance(self.failure, Restart) else None
+
+    def take_buffers(self) -> list[memoryview]:
+        """The buffers of ranges that were not hashed."""
+        buffers = [piece.buffer for piece in self.ranges if piece.buffer is not None]
+        for piece in self.ranges:
+            piece.buffer = None
+        return buffers
 
     def begin(self, ranges: list[Range]) -> None:
         """Start over with these ranges."""
@@ -150,9 +209,13 @@ class Transfer:
         """A stream begins again at its first byte."""
         self._digest, self._etag = hashlib.sha256(), None
 
-    def hash_slice(self, view: memoryview) -> None:
-        """For a stream, which arrives in order."""
-        self._digest.update(view)
+    def store(self, piece: Range, view: memoryview) -> None:
+        """Write what came; a stream, which comes in order, is hashed as well."""
+        self.part.write(view, piece.start + piece.filled)
+        if self.whole:
+            self._digest.update(view)
+        piece.filled += len(view)
+        piece.received_bytes += len(view)
 
     def end_of_range(self, piece: Range, answer: Answer) -> None:
         """All bytes of a range are written: note it, or finish the stream."""
@@ -169,26 +232,25 @@ class Transfer:
         piece.done = True
 
     def _check(self) -> None:
-        if self._digest.hexdigest() == self.sha256:
+        if self._digest.hexdigest() == self.item.sha256:
             self.complete = True
             return
         error = StoreCorrupt("the bytes are not the pinned bytes (sha256 differs)")
         raise Restart(RESUMED_WRONG, error) if any(r.on_disk for r in self.ranges) else error
 
 
-def plan(gaps: list[tuple[int, int]], finished: list[tuple[int, int]], *, share_bytes: Callable[[int], int]) -> list[Range]:
-    """Ranges in file order: finished ones for hashing, gaps cut into what `share_bytes(size of the rest of the gap)` says."""
-    ranges = [Range(start, end, on_disk=True, done=True) for start, end in finished]
-    for start, end in gaps:
-        position = start
-        while position < end:
-            size = min(share_bytes(end - position), end - position)
+def plan(size_bytes: int, finished: list[tuple[int, int]], *, share_bytes: Callable[[int], int]) -> list[Range]:
+    """Ranges in file order: the sorted, disjoint finished ones, and the gaps cut into what `share_bytes(rest of the gap)` says."""
+    if size_bytes == 0:
+        return [Range(0, 0)]
+    ranges: list[Range] = []
+    position = 0
+    for start, end in [*finished, (size_bytes, size_bytes)]:
+        while position < start:
+            size = min(share_bytes(start - position), start - position)
             ranges.append(Range(position, position + size))
             position += size
-    return sorted(ranges, key=lambda r: r.start)
-
-
-def gaps_between(finished: list[tuple[int, int]], size_bytes: int) -> list[tuple[int, int]]:
-    """What is missing of a file whose sorted, disjoint `finished` ranges are there."""
-    edges = [0, *(edge for pair in finished for edge in pair), size_bytes]
-    return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
+        if start < end:
+            ranges.append(Range(start, end, on_disk=True, done=True))
+        position = end
+    return ranges

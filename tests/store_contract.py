@@ -35,6 +35,14 @@ class StoreContract:
         with pytest.raises(StoreCorrupt):
             store.get("k", max_bytes=4)
 
+    def test_stream_gives_the_whole_object(self, store: Store) -> None:
+        store.put("k", b"hello" * 500_000, content_type="text/plain")
+        assert b"".join(store.stream("k")) == b"hello" * 500_000
+
+    def test_stream_of_nothing_is_not_found(self, store: Store) -> None:
+        with pytest.raises(StoreNotFound):
+            list(store.stream("nothing"))
+
     def test_put_overwrites(self, store: Store) -> None:
         store.put("k", b"one", content_type="text/plain")
         store.put("k", b"other", content_type="text/plain")

@@ -41,6 +41,13 @@ class MemoryStore:
             raise StoreCorrupt(f"{key} is longer than the {max_bytes} bytes that are read of it")
         return data
 
+    def stream(self, key: str) -> Iterator[bytes]:
+        self._called("stream", key)
+        if key not in self.objects:
+            raise StoreNotFound(f"GET {key}: no such object")
+        data = self.objects[key][0]
+        yield from (data[i : i + _PART_BYTES] for i in range(0, len(data), _PART_BYTES))
+
     def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None) -> None:
         self._called("put", key)
         self.objects[key] = (data, ObjectInfo(key, len(data), datetime.now(UTC), dict(metadata or {})))

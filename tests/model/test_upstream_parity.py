@@ -1,5 +1,7 @@
 """For one chunk and one seed the worker computes what upstream's own load_model and infer_process compute, bit for bit."""
 
+# ruff: noqa: RUF001 - texts of other scripts
+
 from __future__ import annotations
 
 import json
@@ -48,7 +50,7 @@ def pair(
         "arch": dict(spec.arch), "dtype": str(request.param.dtype).removeprefix("torch."), "runs": runs, "out": str(folder / "out.npz"),
     }  # fmt: skip
     command = [sys.executable, "-m", "tests.model.upstream_process", json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=200, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr[-3000:]
     return loaded(spec, paths, request.param), np.load(folder / "out.npz")
 

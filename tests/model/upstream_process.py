@@ -1,7 +1,7 @@
 """Runs upstream's unmodified load_model, load_vocoder and infer_process in a process of its own and saves what they give.
 
 Packages that upstream imports for training, plots and transcription and that are not installed here are replaced by empty modules, in this
-process only. Argument: a JSON object with checkpoint, vocab, vocoder, arch, dtype, runs [{wav, ref_text, gen_text, seed, nfe_step, speed}], out.
+process only. Argument: a JSON object with checkpoint, vocab, vocoder, arch, dtype, out and runs [{wav, ref_text, gen_text, seed, nfe_step, speed}].
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import json
 import sys
 from types import ModuleType
 
-ABSENT = """accelerate accelerate.utils datasets ema_pytorch encodec librosa librosa.filters matplotlib matplotlib.pylab pydub transformers wandb
-cached_path hydra hydra.utils omegaconf tomli_w click""".split()
+TOP_LEVEL = ("accelerate", "datasets", "ema_pytorch", "encodec", "librosa", "matplotlib", "pydub", "transformers", "wandb")
+SUBMODULES = ("accelerate.utils", "librosa.filters", "matplotlib.pylab")
 
 
 class _Empty(ModuleType):
-    __path__: list[str] = []
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__: list[str] = []
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
@@ -25,12 +27,10 @@ class _Empty(ModuleType):
 
 
 def import_upstream() -> ModuleType:
-    for name in ABSENT:
-        if name.split(".", maxsplit=1)[0] not in sys.modules and importlib.util.find_spec(name.split(".", maxsplit=1)[0]) is None:
-            sys.modules[name] = _Empty(name)
-        elif isinstance(sys.modules.get(name.split(".", maxsplit=1)[0]), _Empty):
-            sys.modules[name] = _Empty(name)
-    if isinstance(sys.modules.get("matplotlib"), _Empty):
+    absent = {name for name in TOP_LEVEL if importlib.util.find_spec(name) is None}
+    absent |= {name for name in SUBMODULES if name.split(".", maxsplit=1)[0] in absent}
+    sys.modules.update({name: _Empty(name) for name in absent})
+    if "matplotlib" in absent:
         sys.modules["matplotlib"].use = lambda backend: None
     from f5_tts.infer import utils_infer
 

@@ -1,0 +1,222 @@
+"""Operator commands: `python -m f5_worker cache status|pull|push|verify|gc` and `boot-report`.
+
+Exit codes: 0 all is well, 1 something is missing or wrong (the table says what), 2 the settings are wrong, 3 the bucket,
+the hub or the disk failed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from f5_worker import hub, inventory, logs, waterfall
+from f5_worker.cache import HubCache
+from f5_worker.errors import SettingsError, WorkerError
+from f5_worker.manifest import ModelSpec, load_model, load_models
+from f5_worker.placement import choose
+from f5_worker.publish import Publication
+from f5_worker.report import Timeline
+from f5_worker.restore import RestoreReport, restore
+from f5_worker.settings import S3Settings, Settings
+from f5_worker.store import Store
+
+EXIT_INCOMPLETE, EXIT_SETTINGS, EXIT_FAILED = 1, 2, 3
+POLL_S = 0.2
+Row = tuple[str | int | None, ...]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+cache_app = typer.Typer(no_args_is_help=True, help="The weights in the bucket and on this disk.")
+app.add_typer(cache_app, name="cache")
+console, errors = Console(), Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
+CacheDir = Annotated[Path | None, typer.Option(help="Local cache directory; default MODEL_CACHE_DIR or the worker's own choice.")]
+
+
+def main(make_store: Callable[[S3Settings], Store]) -> None:
+    """Run the command line; make_store is how the caller, who knows boto3, opens the bucket."""
+    app(obj=make_store)
+
+
+@cache_app.command()
+def status(context: typer.Context, as_json: AsJson = False, cache_dir: CacheDir = None) -> None:
+    """What the bucket and the local cache hold of the model. Reads sizes only; `verify` reads the bytes."""
+    with _session(context, cache_dir) as (settings, spec, store):
+        states = inventory.file_states(store, settings.models_prefix, spec.files)
+        manifests = inventory.manifest_states(store, settings.models_prefix, spec.files)
+        local = HubCache(choose(settings, spec.files)[0].root)
+        rows: list[Row] = [(s.key, s.file.size_bytes, s.state, "no" if local.missing_bytes([s.file]) else "yes") for s in states]
+        rows += [(key, None, state, "-") for key, state in manifests.items()]
+        _show(as_json, f"{spec.name} in {store_name(settings)}, local cache {local.root}", ("key", "bytes", "bucket", "local"), rows)
+        _end(all(row[2] == "ok" for row in rows))
+
+
+@cache_app.command()
+def verify(context: typer.Context, as_json: AsJson = False) -> None:
+    """Read every byte of the model from the bucket and compare it with the pinned sha256."""
+    with _session(context) as (settings, spec, store):
+        with _progress("verify", sum(f.size_bytes for f in spec.files)) as advance:
+            states = inventory.verify(store, settings.models_prefix, spec.files, advance)
+        _show(
+            as_json,
+            f"{spec.name} in {store_name(settings)}",
+            ("key", "bytes", "bucket"),
+            [(s.key, s.file.size_bytes, s.state) for s in states],
+        )
+        _end(all(s.state == "ok" for s in states))
+
+
+@cache_app.command()
+def pull(context: typer.Context, as_json: AsJson = False, cache_dir: CacheDir = None) -> None:
+    """Restore the model into a local cache as a boot does: from the disk, the bucket, else the hub."""
+    with _session(context, cache_dir) as (settings, spec, store):
+        report = _bring(settings, spec, store)
+        _show(as_json, f"{spec.name} in {report.cache_dir}", ("file", "bytes", "source"), _source_rows(spec, report))
+        _end(not report.missing)
+
+
+@cache_app.command()
+def push(context: typer.Context, as_json: AsJson = False, cache_dir: CacheDir = None) -> None:
+    """Seed the bucket from the local cache or the hub, on any machine: what lacks or is wrong is sent, manifest last."""
+    with _session(context, cache_dir) as (settings, spec, store):
+        wrong = [s.key for s in inventory.file_states(store, settings.models_prefix, spec.files) if s.state == "wrong size"]
+        report = _bring(settings, spec, None)
+        if report.missing:
+            _show(as_json, "cannot push: files are missing here", ("file", "bytes", "source"), _source_rows(spec, report))
+            _end(False)
+        report.wrong_keys = wrong
+        with _progress("push", sum(f.size_bytes for f in spec.files)) as advance:
+            sent = Publication(store, settings, spec.files, report, threading.Event(), on_bytes=advance).run()
+        _show(as_json, f"{spec.name} in {store_name(settings)}", ("sent bytes",), [(sent,)])
+
+
+@cache_app.command()
+def gc(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List only; delete nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete under the models prefix what no pin and no manifest needs and is older than 7 days, and stale uploads."""
+    with _session(context) as (settings, _spec, store):
+        pinned = [f for model in load_models(settings.models_file).values() for f in model.files]
+        found = inventory.garbage(store, settings.models_prefix, pinned)
+        verb = "would delete" if dry_run else "deleted"
+        rows: list[Row] = [(o.key, o.size_bytes, verb) for o in found.objects]
+        rows += [(u.key, None, f"{verb} (unfinished upload)") for u in found.uploads]
+        if not dry_run:
+            for info in found.objects:
+                store.delete(info.key)
+            for upload in found.uploads:
+                store.abort_upload(upload)
+        _show(as_json, store_name(settings), ("key", "bytes", "action"), rows)
+
+
+@app.command("boot-report")
+def boot_report(
+    report: Annotated[Path, typer.Argument(help="boot-report.json, as the worker leaves it in <cache dir>/.f5-worker/")],
+    out: Annotated[Path, typer.Option(help="Where boot.png and boot.trace.json are written.")] = Path(),
+) -> None:
+    """Draw a boot as a waterfall (boot.png) and as a Chrome trace (boot.trace.json, for chrome://tracing or Perfetto)."""
+    try:
+        boot = json.loads(report.read_bytes())
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "boot.trace.json").write_text(json.dumps(waterfall.chrome_trace(boot)))
+        (out / "boot.png").write_bytes(waterfall.png([boot]))
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        errors.print(f"no boot report could be drawn from {report}: {type(exc).__name__}: {exc}")
+        raise typer.Exit(EXIT_FAILED) from exc
+    console.print(f"{out / 'boot.png'}\n{out / 'boot.trace.json'}")
+
+
+def store_name(settings: Settings) -> str:
+    s3 = settings.s3
+    return f"{s3.bucket} at {s3.endpoint_url or 'AWS'}" if s3 else "no bucket"
+
+
+@contextmanager
+def _session(context: typer.Context, cache_dir: Path | None = None) -> Iterator[tuple[Settings, ModelSpec, Store]]:
+    """Settings, model and bucket for one command; every known error becomes one line and an exit code."""
+    try:
+        settings, s3 = _settings(cache_dir)
+        yield settings, load_model(settings.model, settings.models_file), context.obj(s3)
+    except SettingsError as exc:
+        errors.print(str(exc), markup=False)
+        raise typer.Exit(EXIT_SETTINGS) from exc
+    except WorkerError as exc:
+        errors.print(str(exc), markup=False)
+        raise typer.Exit(EXIT_FAILED) from exc
+
+
+def _settings(cache_dir: Path | None) -> tuple[Settings, S3Settings]:
+    settings = Settings.from_env(os.environ)
+    logs.set_up_for(replace(settings, log_level="WARNING"), os.environ)
+    if settings.s3 is None:
+        raise SettingsError("S3_BUCKET is not set: this command needs a bucket")
+    return replace(settings, cache_dir=cache_dir.resolve() if cache_dir else settings.cache_dir), settings.s3
+
+
+def _bring(settings: Settings, spec: ModelSpec, store: Store | None) -> RestoreReport:
+    """Restore into the local cache, with the growth of its files as progress."""
+    caches = choose(settings, spec.files)
+    hub.set_client_env(os.environ, caches[0])
+    total, done = sum(f.size_bytes for f in spec.files), threading.Event()
+    with _progress("restore", total) as advance:
+
+        def watch() -> None:
+            shown = 0
+            while not done.wait(POLL_S):
+                have = min(total, sum(p.stat().st_blocks * 512 for p in caches[0].root.rglob("blobs/*") if p.is_file()))
+                advance(max(0, have - shown))
+                shown = max(shown, have)
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            return restore(spec.files, caches, settings, store, timeline=Timeline(time.time()))
+        finally:
+            done.set()
+            watcher.join()
+
+
+def _source_rows(spec: ModelSpec, report: RestoreReport) -> list[Row]:
+    return [(f.path, f.size_bytes, report.sources.get(f) or report.missing.get(f, "missing")) for f in spec.files]
+
+
+@contextmanager
+def _progress(name: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=errors, transient=True) as progress:
+        task = progress.add_task(name, total=total_bytes)
+        yield lambda count: progress.advance(task, count)
+
+
+def _show(as_json: bool, title: str, columns: tuple[str, ...], rows: list[Row]) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps({"title": title, "rows": [dict(zip(columns, row, strict=True)) for row in rows]}, indent=1) + "\n")
+        return
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if "bytes" in column else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row))
+    console.print(table)
+
+
+def _end(all_well: bool) -> None:
+    logging.shutdown()
+    if not all_well:
+        raise typer.Exit(EXIT_INCOMPLETE)

@@ -1,0 +1,297 @@
+"""The threads of one fetch: they share a queue of ranges, the largest file first, and one arena of buffers.
+
+A thread takes the next range and a buffer together, so the lowest missing range of a file always has a buffer, and
+ranges that wait for their turn in the digest cannot starve it. Whoever completes a range also hashes what is
+contiguous by then, unless another thread is at it: a fast line turns one thread into the hasher of the file.
+"""
+
+from __future__ import annotations
+
+import mmap
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from f5_worker.errors import CacheError, InternalError, StoreCorrupt, StoreUnavailable, WorkerError
+from f5_worker.http_range import Connection, Endpoint, Interrupted, Target, tls_context
+from f5_worker.part_file import PartFile, disk_error
+from f5_worker.transfer import IGNORES_RANGES, SLICE_BYTES, Item, Limits, Outcome, Range, Restart, Transfer, plan
+
+_MIN_RANGE_BYTES = 1024 * 1024  # towards the end ranges shrink to this, so that the connections end together
+_SPARE_BUFFERS = 6  # ranges that wait for their turn in the digest
+_PROGRESS_BYTES = 1024 * 1024  # an attempt that brought this much starts the count of failures anew
+_BACKOFF_S = 0.2  # doubled after each failure, with jitter
+
+
+class Session:
+    """State of one call of fetch(). `_changed` guards the queue, the buffers, the outcomes and every transfer."""
+
+    def __init__(self, items: Sequence[Item], limits: Limits, on_done: Callable[[Outcome], None]) -> None:
+        self.started = time.monotonic()
+        self.ended: WorkerError | None = None
+        self.answered: set[Endpoint] = set()
+        self.first_try: dict[Endpoint, float] = {}
+        self.links: list[Connection] = []
+        self.width = 0  # threads worth starting
+        self._limits = limits
+        self._on_done = on_done
+        self._transfers = [Transfer(item, Target.parse(item.url), PartFile(item.part, item.size_bytes, item.sha256)) for item in items]
+        self._outcomes: dict[int, Outcome] = {}
+        self._changed = threading.Condition()
+        self._handing_over = threading.Lock()
+        self._queue: deque[tuple[Transfer, Range | None]] = deque()
+        self._buffers: list[memoryview] = []
+        self._context = tls_context(limits.ca_file) if any(t.target.tls for t in self._transfers) else None
+
+    # for the monitor
+
+    def prepare(self) -> None:
+        """Open the part files, resume from their journals, fill the queue."""
+        for transfer in sorted(self._transfers, key=lambda t: -t.size_bytes):
+            try:
+                finished = transfer.part.open()
+            except OSError as exc:
+                transfer.settled = True
+                self._finish(transfer, disk_error(exc))
+                continue
+            transfer.begin(self._planned(transfer, finished))
+            self._enqueue(transfer)
+        self.width = min(self._limits.connections, len(self._queue))
+        self._buffers = _arena(min(self.width + _SPARE_BUFFERS, len(self._queue)), self._limits.range_bytes)
+
+    def wait_done(self, timeout_s: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._outcomes) == len(self._transfers), timeout_s)
+
+    def received_bytes(self) -> int:
+        return sum(link.received_bytes for link in self.links)
+
+    def is_waiting(self) -> bool:
+        """Whether anybody waits for the network."""
+        return any(link.waiting_since is not None for link in self.links)
+
+    def end(self, error: WorkerError) -> None:
+        """End everything that is not done."""
+        with self._changed:
+            self.ended = self.ended or error
+            for transfer in self._transfers:
+                transfer.fail(self.ended)
+            self._changed.notify_all()
+        self.interrupt(error.message)
+
+    def interrupt(self, reason: str) -> None:
+        for link in list(self.links):
+            link.interrupt(reason)
+
+    def bury(self, endpoint: Endpoint, error: StoreUnavailable) -> None:
+        """End all items of an endpoint, if it never answered."""
+        with self._changed:
+            if endpoint in self.answered:
+                return
+            dead = [t for t in self._transfers if t.target.endpoint == endpoint]
+            for transfer in dead:
+                transfer.fail(error)
+            self._changed.notify_all()
+        for transfer in dead:
+            self._settle(transfer)
+        for link in list(self.links):
+            if link.endpoint == endpoint:
+                link.interrupt(error.message)
+
+    def collect(self) -> list[Outcome]:
+        """The outcomes in the order of the items; what no thread ended is ended here."""
+        for transfer in self._transfers:
+            with self._changed:
+                if transfer.settled:  # perhaps still in its fsync
+                    self._changed.wait_for(lambda t=transfer: id(t) in self._outcomes)  # type: ignore[misc]
+                    continue
+                transfer.settled = True
+            self._finish(transfer, transfer.error or self.ended or InternalError("a transfer was lost"))
+        return [self._outcomes[id(t)] for t in self._transfers]
+
+    # the queue
+
+    def _planned(self, transfer: Transfer, finished: list[tuple[int, int]]) -> list[Range]:
+        connections = self._limits.connections
+        behind = sum(t.size_bytes for t in self._transfers if t.size_bytes < transfer.size_bytes)
+
+        def share(rest: int) -> int:
+            even = (rest + behind) // (2 * connections)
+            return min(self._limits.range_bytes, max(_MIN_RANGE_BYTES, even - even % SLICE_BYTES))
+
+        return plan(transfer.size_bytes, finished, share_bytes=share)
+
+    def _enqueue(self, transfer: Transfer) -> None:
+        if transfer.ranges[0].on_disk:
+            self._queue.append((transfer, None))  # starts the digest
+        self._queue.extend((transfer, r) for r in transfer.ranges if not r.on_disk)
+
+    def _take(self) -> tuple[Transfer, Range | None] | None:
+        """The next range with a buffer in it; None when nothing is left to do."""
+        with self._changed:
+            while self.ended is None and len(self._outcomes) < len(self._transfers):
+                while self._queue and self._queue[0][0].failure is not None:
+                    self._queue.popleft()
+                if self._queue and (self._queue[0][1] is None or self._buffers):
+                    transfer, piece = self._queue.popleft()
+                    if piece is not None:
+                        piece.buffer = self._buffers.pop()
+                    transfer.in_flight += 1
+                    return transfer, piece
+                self._changed.wait()
+        return None
+
+    def _release(self, buffer: memoryview) -> None:
+        with self._changed:
+            self._buffers.append(buffer)
+            self._changed.notify_all()
+
+    # the threads
+
+    def work(self) -> None:
+        """Bring ranges until nothing is left. The body of each thread."""
+        link = Connection(self._context)
+        self.links.append(link)
+        clean = False
+        try:
+            while (task := self._take()) is not None:
+                self._run(link, *task)
+            clean = True
+        finally:
+            link.close()
+            if not clean:  # a defect: threading.excepthook has the traceback
+                self.end(InternalError("a transfer thread died"))
+
+    def _run(self, link: Connection, transfer: Transfer, piece: Range | None) -> None:
+        try:
+            if piece is not None:
+                self._bring(link, transfer, piece)
+            transfer.advance(self._release)
+        except (WorkerError, Restart) as exc:
+            self._fail(transfer, exc)
+        except OSError as exc:
+            self._fail(transfer, disk_error(exc))
+        finally:
+            with self._changed:
+                transfer.in_flight -= 1
+                transfer.received_bytes += piece.received_bytes if piece else 0
+            self._settle(transfer)
+
+    def _fail(self, transfer: Transfer, failure: WorkerError | Restart) -> None:
+        with self._changed:
+            transfer.fail(failure)
+            self._changed.notify_all()
+
+    def _bring(self, link: Connection, transfer: Transfer, piece: Range) -> None:
+        """Fetch one range, with its retries. Returns early when its file has failed."""
+        failures = 0
+        while transfer.failure is None:
+            before = piece.filled
+            try:
+                self._attempt(link, transfer, piece)
+            except Interrupted as exc:
+                link.close()
+                failures = 1 if piece.filled - before >= _PROGRESS_BYTES else failures + 1
+                self._after_failure(transfer, exc, failures)
+            else:
+                return
+
+    def _attempt(self, link: Connection, transfer: Transfer, piece: Range) -> None:
+        if transfer.whole:
+            piece.filled = 0
+            transfer.rewind()
+        start = piece.start + piece.filled
+        self.first_try.setdefault(transfer.target.endpoint, time.monotonic())
+        try:
+            answer = link.get(transfer.target, start, piece.end, connect_s=self._limits.connect_s)
+        finally:
+            if link.answered:
+                self.answered.add(transfer.target.endpoint)
+        transfer.accept(answer, start, piece.end)
+        while (view := piece.next_slice(stream=transfer.whole)) is not None:
+            count = answer.read_into(view)
+            transfer.first_byte = transfer.first_byte or time.monotonic()
+            if transfer.failure is not None:
+                return
+            transfer.store(piece, view[:count])
+            if count < len(view):
+                raise Interrupted("the body ended early")
+        transfer.end_of_range(piece, answer)
+
+    def _after_failure(self, transfer: Transfer, exc: Interrupted, failures: int) -> None:
+        """Wait before the next attempt. Raises StoreUnavailable when there is none."""
+        if transfer.failure is not None:
+            return
+        limits = self._limits
+        backoff_s = _BACKOFF_S * 2 ** (failures - 1) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+        delay_s = backoff_s if exc.retry_after_s is None else exc.retry_after_s
+        # A store that asks for more patience than a stalled line gets is as good as down: the hub is faster.
+        patience_s = min(limits.stall_window_s, self.started + limits.deadline_s - time.monotonic())
+        if failures >= limits.attempts or delay_s > patience_s:
+            error = StoreUnavailable(str(exc))
+            self.bury(transfer.target.endpoint, error)
+            raise error
+        with self._changed:
+            self._changed.wait_for(lambda: transfer.failure is not None, delay_s)
+
+    # the end of an item
+
+    def _settle(self, transfer: Transfer) -> None:
+        """Finish or restart a file that nobody works on any more and that is complete or has failed."""
+        with self._changed:
+            if transfer.in_flight or transfer.settled or not (transfer.complete or transfer.failure):
+                return
+            self._buffers.extend(transfer.take_buffers())
+            self._changed.notify_all()
+            error = transfer.error
+            restart = transfer.pending_restart()
+            if restart is not None and self.ended is None:
+                error = self._restart(transfer, restart)
+                if error is None:
+                    return
+            transfer.settled = True
+        self._finish(transfer, error)
+
+    def _restart(self, transfer: Transfer, restart: Restart) -> WorkerError | None:
+        transfer.causes.add(restart.cause)
+        transfer.whole = transfer.whole or restart.cause == IGNORES_RANGES
+        try:
+            transfer.part.restart()
+        except OSError as exc:
+            return disk_error(exc)
+        transfer.begin([Range(0, transfer.size_bytes)] if transfer.whole else self._planned(transfer, []))
+        self._enqueue(transfer)
+        return None
+
+    def _finish(self, transfer: Transfer, error: WorkerError | None) -> None:
+        """Close the part, tell the caller, then forget the journal: killed in between, the next run finds the part whole."""
+        resumable = transfer.part.has_ranges and not isinstance(error, (StoreCorrupt, CacheError))
+        first_byte_s = None if transfer.first_byte is None else transfer.first_byte - self.started
+        outcome = Outcome(transfer.item, error, transfer.received_bytes, time.monotonic() - self.started, first_byte_s)
+        try:
+            if error is None:
+                transfer.part.seal(fsync=self._limits.fsync)
+                with self._handing_over:
+                    self._on_done(outcome)
+                transfer.part.drop_journal()
+            elif resumable:
+                transfer.part.close()
+            else:
+                transfer.part.discard()
+        except (WorkerError, OSError) as exc:
+            failure = disk_error(exc) if isinstance(exc, OSError) else exc
+            outcome = replace(outcome, error=error or failure)
+        with self._changed:
+            self._outcomes[id(transfer)] = outcome
+            self._changed.notify_all()
+
+
+def _arena(count: int, size_bytes: int) -> list[memoryview]:
+    """Buffers out of one mapping with huge pages: touching fresh memory is the dearest part of a download here."""
+    memory = mmap.mmap(-1, max(1, count) * size_bytes)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    view = memoryview(memory)
+    return [view[n * size_bytes : (n + 1) * size_bytes] for n in range(count)]

@@ -1,0 +1,204 @@
+"""What synthesize promises: the text is spoken, the same request gives the same samples, a cancelled job ends at once."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from f5_worker.engine import Engine, Options, Speech, chunk_seed, max_chunk_bytes
+from f5_worker.errors import Cancelled, EngineError, OutOfMemory, TextEmpty, TextTooLong
+from f5_worker.reference import Voice
+
+OPTIONS = Options(seed=5, nfe_step=2)
+SENTENCE = "The quick brown fox jumps over the lazy dog near the river bank today. "
+
+
+def never() -> bool:
+    return False
+
+
+def digest(speech: Speech) -> str:
+    return hashlib.sha256(speech.samples.tobytes()).hexdigest()
+
+
+def speak(engine: Engine, text: str, voice: Voice, options: Options = OPTIONS) -> Speech:
+    return engine.synthesize(text, voice, options, cancelled=never)
+
+
+def test_speech_is_audible_and_as_long_as_the_text_takes(engine: Engine, voice: Voice) -> None:
+    speech = speak(engine, SENTENCE, voice)
+    rms = float(np.sqrt(np.mean(np.square(speech.samples))))
+    expected_s = voice.seconds * len(SENTENCE.strip()) / len(voice.text.encode())
+    assert speech.samples.dtype == np.float32
+    assert speech.samples.ndim == 1
+    assert rms > 0.005
+    assert np.abs(speech.samples).max() < 1.0
+    assert len(speech.samples) / speech.sample_rate_hz == pytest.approx(expected_s, rel=0.05)
+
+
+def test_texts_of_the_same_length_sound_different(engine: Engine, voice: Voice) -> None:
+    one, other = (speak(engine, text, voice).samples for text in ("The cat sat on a mat.", "The dog lay on a rug."))
+    assert len(one) == len(other)
+    assert float(np.sqrt(np.mean(np.square(one - other)))) > 0.1 * float(np.sqrt(np.mean(np.square(one))))
+
+
+def test_seed_changes_the_samples(engine: Engine, voice: Voice) -> None:
+    assert digest(speak(engine, SENTENCE, voice)) != digest(speak(engine, SENTENCE, voice, replace(OPTIONS, seed=6)))
+
+
+def test_same_request_gives_the_same_bytes_alone_and_among_others(engine: Engine, voice: Voice) -> None:
+    jobs = [(SENTENCE * 5, 5), (SENTENCE * 2, 6), ("Another text, quite short.", 7), (SENTENCE * 5, 5)]
+    alone = [digest(speak(engine, text, voice, replace(OPTIONS, seed=seed))) for text, seed in jobs]
+    torch.manual_seed(99)  # whatever the state of the shared generator is
+    with ThreadPoolExecutor(4) as pool:
+        among = list(pool.map(lambda job: digest(speak(engine, job[0], voice, replace(OPTIONS, seed=job[1]))), jobs))
+    assert alone == among
+    assert alone[0] == alone[3]
+
+
+def test_shared_generator_is_left_as_it_was(engine: Engine, voice: Voice) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    speak(engine, SENTENCE, voice)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_chunks_have_seeds_of_their_own_and_the_first_the_requests() -> None:
+    seeds = [chunk_seed(42, index) for index in range(100)]
+    assert seeds[0] == 42
+    assert len(set(seeds)) == 100
+    assert chunk_seed(42, 1) != chunk_seed(43, 1)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_segments_cover_the_speech_without_gaps(engine: Engine, voice: Voice) -> None:
+    progress: list[tuple[int, int]] = []
+    speech = engine.synthesize(SENTENCE * 6, voice, OPTIONS, cancelled=never, on_chunk=lambda *at: progress.append(at))
+    texts, starts, ends = zip(*speech.segments, strict=True)
+    assert len(texts) > 1
+    assert " ".join(texts) == (SENTENCE * 6).strip()
+    assert starts[0] == 0.0
+    assert list(starts[1:]) == list(ends[:-1])
+    assert ends[-1] == len(speech.samples) / speech.sample_rate_hz
+    assert progress == [(index + 1, len(texts)) for index in range(len(texts))]
+    assert all(len(text.encode()) <= max_chunk_bytes(voice, 1.0) for text in texts)
+
+
+def test_cancel_takes_effect_within_one_step(engine: Engine, voice: Voice) -> None:
+    asked: list[int] = []
+
+    def cancelled() -> bool:
+        asked.append(1)
+        return len(asked) > 3  # before the chunk, before steps 1 and 2; true before step 3
+
+    with pytest.raises(Cancelled):
+        engine.synthesize(SENTENCE, voice, replace(OPTIONS, nfe_step=32), cancelled=cancelled)
+    assert len(asked) == 4
+
+
+def test_cancelled_job_leaves_nothing_behind_for_the_next(engine: Engine, voice: Voice) -> None:
+    before = digest(speak(engine, SENTENCE, voice))
+    asked: list[int] = []
+    with pytest.raises(Cancelled):
+        engine.synthesize("A text of another length.", voice, OPTIONS, cancelled=lambda: len(asked) > 1 or bool(asked.append(1)))
+    assert digest(speak(engine, SENTENCE, voice)) == before
+
+
+def test_cancel_of_one_job_does_not_touch_another(engine: Engine, voice: Voice) -> None:
+    expected = digest(speak(engine, SENTENCE, voice))
+    stop = threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        doomed = pool.submit(engine.synthesize, SENTENCE * 20, voice, OPTIONS, cancelled=stop.is_set)
+        kept = pool.submit(speak, engine, SENTENCE, voice)
+        assert digest(kept.result(60)) == expected
+        stop.set()
+        with pytest.raises(Cancelled):
+            doomed.result(60)
+
+
+def test_unknown_characters_are_reported_with_their_positions(engine: Engine, voice: Voice) -> None:
+    warnings = dict(speak(engine, "Hello \U0001f600 there, \u0e01\u0905 good day \U0001f600.", voice).warnings)
+    assert "'\U0001f600' at 6, 27" in warnings["CHARACTERS_UNKNOWN"]
+    assert "'\u0905' at 16" in warnings["CHARACTERS_UNKNOWN"]
+
+
+def test_known_scripts_give_no_warning(engine: Engine, voice: Voice) -> None:
+    assert (
+        speak(engine, "Plain text, \u201cquoted\u201d; caf\u00e9, cafe\u0301.\n\u4f60\u597d\uff0c\u4e16\u754c\u3002", voice).warnings == []
+    )
+
+
+def test_step_count_without_a_schedule_is_a_warning(engine: Engine, voice: Voice) -> None:
+    assert [code for code, _ in speak(engine, "Hello there.", voice, replace(OPTIONS, nfe_step=3)).warnings] == ["NFE_NOT_PRUNED"]
+    assert speak(engine, "Hello there.", voice, replace(OPTIONS, nfe_step=7)).warnings == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "  \n\t", "...!?", "\U0001f600 \U0001f600", "\u200b\ufeff", "\x00\x07", "\u0938\u0941\u092a\u094d\u0930"]
+)
+def test_text_that_cannot_be_spoken_is_refused(engine: Engine, voice: Voice, text: str) -> None:
+    with pytest.raises(TextEmpty):
+        speak(engine, text, voice)
+
+
+def test_text_over_the_limit_is_refused(engine: Engine, voice: Voice) -> None:
+    with pytest.raises(TextTooLong, match="50001 characters"):
+        speak(engine, "a" * 50_001, voice)
+
+
+def test_one_endless_word_is_spoken_in_pieces(engine: Engine, voice: Voice) -> None:
+    speech = speak(engine, "a" * 1_000, voice, replace(OPTIONS, nfe_step=1))
+    assert "".join(text for text, _, _ in speech.segments) == "a" * 1_000
+
+
+def test_reference_and_output_stay_within_one_pass(voice: Voice) -> None:
+    for seconds, speed in ((0.5, 1.0), (5.0, 1.0), (12.0, 1.0), (12.0, 0.3), (3.0, 2.0)):
+        reference = replace(voice, seconds=seconds)
+        spoken_s = max_chunk_bytes(reference, speed) / len(reference.text.encode()) * seconds / speed
+        assert seconds + spoken_s <= 22.0
+
+
+def test_out_of_memory_is_its_own_error(engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sample(**_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine._cfm, "sample", sample)
+    with pytest.raises(OutOfMemory, match="ran out of memory"):
+        speak(engine, SENTENCE, voice)
+
+
+def test_failure_of_the_model_is_an_engine_error(engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sample(**_: object) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(engine._cfm, "sample", sample)
+    with pytest.raises(EngineError, match="the model failed"):
+        speak(engine, SENTENCE, voice)
+
+
+def test_samples_that_are_not_numbers_are_an_engine_error(engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_vocoder", lambda mel: mel[:, 0] * float("nan"))
+    with pytest.raises(EngineError, match="not numbers"):
+        speak(engine, SENTENCE, voice)
+
+
+def test_nothing_is_printed_and_no_file_is_left(
+    engine: Engine, voice: Voice, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    speak(engine, SENTENCE * 4, voice)
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_warm_up_speaks(engine: Engine) -> None:
+    engine.warm_up()
