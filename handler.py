@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +65,12 @@ def serve(settings: Settings) -> None:
     with timeline.phase("import runpod", lane="handler"):
         sdk = import_sdk()
     logs.set_up_for(settings, os.environ)
-    with timeline.phase("import torch and f5_tts", lane="handler"):
-        engine = build_engine(spec)
+    with timeline.phase("import torch", lane="handler"):
+        from f5_worker.engine import Engine  # noqa: PLC0415 - after the logs and the signal handler are set
+    with timeline.phase("wait for flash-attn", lane="handler"):
+        add_to_path(boot.join_wheel(os.environ))
+    with timeline.phase("build model", lane="handler"):
+        engine = Engine.build(spec)
     with timeline.phase("wait for weights", lane="handler"):
         restored = boot.join(spec.files, settings, cache_store, os.environ, timeline=timeline)
     with timeline.phase("load model", lane="handler"):
@@ -92,10 +97,10 @@ def import_sdk() -> ModuleType:
     return sdk
 
 
-def build_engine(spec: ModelSpec) -> Engine:
-    from f5_worker.engine import Engine  # noqa: PLC0415 - imports torch: after the logs and the signal handler are set
-
-    return Engine.build(spec)
+def add_to_path(folder: Path | None) -> None:
+    """Make the packages of a folder importable, before f5_tts looks for them."""
+    if folder:
+        sys.path.insert(0, str(folder))
 
 
 def boot_report(spec: ModelSpec, engine: Engine, restored: RestoreReport, timeline: Timeline) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def deliver(
         key = object_key(settings.output_prefix, job_id, fmt, now)
         audio = _upload(store, key, data, CONTENT_TYPES[fmt], now + timedelta(seconds=expires_s or settings.url_expires_s))
     except StoreError as error:
-        log.warning("delivery outcome=store_failed code=%s bytes=%d inline=%s", error.code, len(data), fits, exc_info=error)
+        log.warning("delivery outcome=store_failed bytes=%d inline=%s error=%r", len(data), fits, str(error))
         if not fits:
             raise DeliveryError(f"the upload failed ({error.code}) and {_too_large(data, settings)}; send the job again later") from error
         return Delivered(_inline(data, settings), ((error.code, "the upload failed, so the audio is delivered inline"),))

@@ -159,6 +159,7 @@ class Engine:
             Cancelled: `cancelled` said so.
             OutOfMemory, EngineError: the model failed.
         """
+        self._ready()
         chunks = texts.chunk(texts.clean(text), max_chunk_bytes(voice, options.speed))
         warnings = [*voice.warnings, *self._check_text(text), *_check_options(options)]
         joined = Joined(int(options.cross_fade_s * self.sample_rate_hz))
@@ -183,15 +184,13 @@ class Engine:
             except torch.cuda.OutOfMemoryError as exc:
                 torch.cuda.empty_cache()
                 raise OutOfMemory("the device ran out of memory: use a shorter reference or a larger device") from exc
-            except RuntimeError as exc:
+            except (RuntimeError, AssertionError) as exc:
                 raise EngineError(f"the model failed: {type(exc).__name__}") from exc
             finally:
                 self._cancelled = None
                 self._cfm.transformer.clear_cache()  # an aborted pass leaves its text embedding there
 
     def _render(self, chunk: str, voice: Voice, options: Options) -> tuple[torch.Tensor, Samples]:
-        if self._vocoder is None:
-            raise EngineError("the model is not loaded")
         # Line by line what infer_batch_process does, in its order of float operations.
         ref_text = voice.text + " " if len(voice.text[-1].encode()) == 1 else voice.text
         audio = torch.from_numpy(voice.samples).unsqueeze(0)
@@ -211,13 +210,18 @@ class Engine:
                 seed=options.seed,
             )
             mel = mel.to(torch.float32)[:, ref_frames:, :].permute(0, 2, 1)
-            wave = self._vocoder(mel)
+            wave: torch.Tensor = self._ready()(mel)
             if quiet:
                 wave = wave * rms.to(wave.device) / options.target_rms
         samples: Samples = wave.squeeze().cpu().numpy()
         if not np.isfinite(samples).all():
             raise EngineError("the model gave samples that are not numbers: its weights or this precision are broken")
         return mel, samples
+
+    def _ready(self) -> weights.Vocoder:
+        if self._vocoder is None:
+            raise EngineError("the model is not loaded")
+        return self._vocoder
 
     def _forked_generator(self) -> Any:
         """Seeds that are set inside do not outlive it."""

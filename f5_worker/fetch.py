@@ -45,7 +45,7 @@ def _watch(session: Session, limits: Limits, stop: threading.Event) -> None:
     """Return when every item has ended or one bound ends them all."""
     stall = _Stall(limits)
     received, last = 0, time.monotonic()
-    while session.ended is None and not session.wait_done(_TICK_S):
+    while not session.wait_done(_TICK_S) and session.ended is None and not session.is_hopeless():
         now, total = time.monotonic(), session.received_bytes()
         if session.is_waiting() and session.answered and stall.too_slow(now - last, total - received):
             session.end(StoreUnavailable(f"less than {limits.stall_bytes_per_s / 1e6:g} MB/s for {limits.stall_window_s:g} s"))
@@ -71,11 +71,9 @@ def _watch_links(session: Session, limits: Limits, now: float) -> None:
 def _join(session: Session, threads: list[threading.Thread]) -> None:
     """Wait for the threads, but not for one that hangs in a call that nothing interrupts (a DNS query)."""
     until = time.monotonic() + _JOIN_S
-    for thread in threads:
-        while thread.is_alive() and time.monotonic() < until:
-            if session.ended is not None:
-                session.interrupt(session.ended.message)  # again: a thread may just have opened its connection
-            thread.join(_TICK_S)
+    while not session.wait_done(0) and any(t.is_alive() for t in threads) and time.monotonic() < until:
+        session.interrupt("ended")  # again and again: a thread may just have opened its connection
+        session.wait_done(_TICK_S)
 
 
 class _Stall:

@@ -66,6 +66,11 @@ class Session:
         with self._changed:
             return self._changed.wait_for(lambda: len(self._outcomes) == len(self._transfers), timeout_s)
 
+    def is_hopeless(self) -> bool:
+        """Whether every item that has not ended has failed: what still runs hangs in a call that nothing interrupts."""
+        with self._changed:
+            return all(t.settled or isinstance(t.failure, WorkerError) for t in self._transfers)
+
     def received_bytes(self) -> int:
         return sum(link.received_bytes for link in self.links)
 

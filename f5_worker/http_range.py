@@ -20,29 +20,15 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from f5_worker.errors import StoreCorrupt, StoreError, StoreForbidden, StoreNoBucket, StoreNotFound, StoreUnavailable
+from f5_worker.errors import StoreCorrupt, StoreError, StoreUnavailable
+from f5_worker.store import answer_error
 
 Endpoint = tuple[bool, str, int]  # tls, host, port
 
 _ERROR_BODY_BYTES = 65_536  # an S3 error document has under 1 KB
 _S3_CODE = re.compile(rb"<Code>([A-Za-z0-9._-]{1,64})</Code>")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_REDIRECTS = {301, 302, 303, 307, 308}
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
-# 400 is what AWS answers to these; other stores say 403.
-_CREDENTIAL_CODES = {
-    "ExpiredToken",
-    "InvalidToken",
-    "TokenRefreshRequired",
-    "AuthorizationHeaderMalformed",
-    "AuthorizationQueryParametersError",
-}
-_HINTS = {
-    "RequestTimeTooSkewed": "; the clock of this machine is wrong",
-    "SignatureDoesNotMatch": "; AWS_SECRET_ACCESS_KEY does not fit the key id",
-    "InvalidAccessKeyId": "; AWS_ACCESS_KEY_ID is unknown to this endpoint",
-    "AccessDenied": "; the key may lack read permission for this prefix",
-}
 
 
 class Interrupted(Exception):
@@ -101,7 +87,7 @@ class Answer:
         self._buffered = True  # the parser of the head may have read into the body
 
     def read_into(self, view: memoryview) -> int:
-        """Fill the view; fewer bytes only at the end of the body. Raises Interrupted."""
+        """Fill the view; fewer bytes: the body ended or broke. Raises Interrupted when nothing came before it broke."""
         with self._connection.watching():
             if self._left is not None:
                 return self._read_counted(view)
@@ -113,14 +99,19 @@ class Answer:
         view = view[: self._left]
         filled = 0
         while filled < len(view):
-            received = self._receive(view[filled:])
+            try:
+                received = self._receive(view[filled:])
+            except OSError:
+                if filled == 0:
+                    raise
+                received = 0
             if received == 0:
-                raise Interrupted("the body ended early")
+                break
             filled += received
             self._connection.note(received)
         self._left = (self._left or 0) - filled
-        if self._left == 0 and not self._response.will_close:
-            self._connection.reusable = True
+        if self._left == 0:
+            self._connection.finished(self._response)
         return filled
 
     def _receive(self, view: memoryview) -> int:
@@ -143,6 +134,7 @@ class Connection:
         self.reusable = False
         self._context = context
         self._sock: socket.socket | None = None
+        self._response: http.client.HTTPResponse | None = None  # its file object keeps the socket open
         self._reason: str | None = None
 
     def note(self, received: int) -> None:
@@ -160,6 +152,11 @@ class Connection:
         finally:
             self.waiting_since = None
 
+    def finished(self, response: http.client.HTTPResponse) -> None:
+        """The body is read: the connection may carry the next request."""
+        self.reusable = not response.will_close
+        response.close()
+
     def interrupt(self, reason: str) -> None:
         """Make the call that waits on this connection end with Interrupted(reason). For other threads."""
         self._reason = self._reason or reason
@@ -169,8 +166,11 @@ class Connection:
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)  # SSLSocket's own would drop its state under the reader
 
     def close(self) -> None:
-        sock, self._sock = self._sock, None
         self.reusable = False
+        response, self._response = self._response, None
+        sock, self._sock = self._sock, None
+        if response is not None:
+            response.close()
         if sock is not None:
             sock.close()
 
@@ -227,14 +227,14 @@ class Connection:
         head = f"GET {target.path} HTTP/1.1\r\nHost: {target.authority}\r\n{wanted}Accept-Encoding: identity\r\n\r\n"
         with self.watching():
             sock.sendall(head.encode())
-            response = http.client.HTTPResponse(sock, method="GET")
+            response = self._response = http.client.HTTPResponse(sock, method="GET")
             response.begin()
             self.answered = True
             if response.status not in {200, 206}:
                 body = response.read(_ERROR_BODY_BYTES)
                 raise refusal(response.status, body, response.headers.get("Retry-After"))
-        if response.length == 0 and not response.will_close:
-            self.reusable = True
+        if response.length == 0:
+            self.finished(response)
         return Answer(self, sock, response)
 
 
@@ -242,17 +242,11 @@ def refusal(status: int, body: bytes, retry_after: str | None) -> StoreError | I
     """What an answer without the wanted bytes means. Its message has the S3 code and never the URL."""
     match = _S3_CODE.search(body)
     code = match[1].decode() if match else ""
-    said = f"the store answered {status} {code}".rstrip()
-    if code == "NoSuchBucket" or status in _REDIRECTS:
-        return StoreNoBucket(f"{said}; check S3_BUCKET, AWS_ENDPOINT_URL and AWS_REGION")
-    if status in {401, 403} or code in _CREDENTIAL_CODES:
-        return StoreForbidden(said + _HINTS.get(code, ""))
-    if status == 404:
-        return StoreNotFound(said)
     if status == 416:
         return StoreCorrupt("the object is shorter than its pin")
-    again = status in _TRANSIENT or code == "RequestTimeout"
-    return Interrupted(said, _seconds(retry_after)) if again else StoreUnavailable(said)
+    error = answer_error("GET", status, code)
+    is_passing = isinstance(error, StoreUnavailable) and (status in _TRANSIENT or code == "RequestTimeout")
+    return Interrupted(error.message, _seconds(retry_after)) if is_passing else error
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -18,6 +18,7 @@ job_id: ContextVar[str | None] = ContextVar("f5_worker_job_id", default=None)
 
 OURS = ("f5_worker", "s3_utils", "model_cache_init", "handler", "__main__")
 REDACTED = "[redacted]"
+MIN_SECRET_CHARS = 4  # shorter values hide nothing, and redacting "k" would leave no word of a log whole
 # Whatever signs or authorises in a URL or a header, known value or not.
 _SIGNED = re.compile(r"(?i)((?:X-Amz-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature)=)[^&\s\"']+")
 
@@ -28,7 +29,7 @@ def set_up(*, level: str = "INFO", as_json: bool = False, secrets: Iterable[str 
     Other people's loggers speak from WARNING on: at DEBUG botocore writes signed headers, at INFO httpx writes URLs.
 
     Args:
-        secrets: Values that no line may ever hold; empty ones are ignored.
+        secrets: Values that no line may ever hold; those shorter than MIN_SECRET_CHARS are ignored.
     """
     formatter = (_JsonFormatter if as_json else _TextFormatter)(secrets)
     handler = logging.StreamHandler(stream or sys.stderr)
@@ -53,7 +54,7 @@ class _SafeFormatter(logging.Formatter):
 
     def __init__(self, secrets: Iterable[str | None]) -> None:
         super().__init__()
-        known = {form for secret in secrets if secret for form in _forms(secret)}
+        known = {form for secret in secrets if secret and len(secret) >= MIN_SECRET_CHARS for form in _forms(secret)}
         longest_first = sorted(known, key=len, reverse=True)  # a secret may be part of another
         self._known = re.compile("|".join(map(re.escape, longest_first))) if known else None
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from f5_worker import __version__, audio, delivery, logs, reference, request
-from f5_worker.errors import InternalError, OutOfMemory, RequestError, VoiceNotFound, WorkerError
+from f5_worker.errors import EngineError, InternalError, OutOfMemory, RequestError, VoiceNotFound, WorkerError
 from f5_worker.settings import Settings
 from f5_worker.store import Store
 
@@ -203,7 +203,8 @@ def _failure(error: WorkerError) -> Result:
     if isinstance(error, RequestError):  # the message may quote names out of the request: it is the client's, not the log's
         log.warning("job.end outcome=refused code=%s", error.code)
     else:
-        log.error("job.end outcome=failed code=%s", error.code, exc_info=error)
+        defect = isinstance(error, InternalError | EngineError)  # the others say all in one line
+        log.error("job.end outcome=failed error=%r", str(error), exc_info=error if defect else None)
     payload: Result = {"error": str(error), "details": {"code": error.code, "retryable": error.retryable}}
     # Memory that a failed allocation left fragmented does not come back: the platform replaces the worker.
     return payload | ({"refresh_worker": True} if isinstance(error, OutOfMemory) else {})

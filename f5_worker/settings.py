@@ -55,6 +55,7 @@ class Settings:
     default_voice: str = "default"
     url_expires_s: int = 86_400
     max_inline_bytes: int = DEFAULT_MAX_INLINE_BYTES
+    ca_file: Path | None = None  # AWS_CA_BUNDLE, for an endpoint with a certificate of its own
     restore_deadline_s: float = 300.0
     publish_jitter_s: float = 5.0
     log_level: str = "INFO"
@@ -82,6 +83,7 @@ class Settings:
             default_voice=reader.text("DEFAULT_VOICE", "default"),
             url_expires_s=int(reader.number("URL_EXPIRES_S", 86_400, 60, 604_800)),  # SigV4 allows at most 7 days
             max_inline_bytes=int(reader.number("MAX_INLINE_BYTES", DEFAULT_MAX_INLINE_BYTES, 0, 14_000_000)),
+            ca_file=reader.path("AWS_CA_BUNDLE"),
             restore_deadline_s=reader.number("RESTORE_DEADLINE_S", 300, 1, 3_600),
             publish_jitter_s=reader.number("PUBLISH_JITTER_S", 5, 0, 600),
             log_level=reader.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),

@@ -17,6 +17,8 @@ _FORBIDDEN_HINTS = {
     "RequestTimeTooSkewed": "this machine's clock is off by more than 15 minutes",
     "ExpiredToken": "the credentials have expired; make new ones",
     "InvalidToken": "AWS_SESSION_TOKEN is not valid",
+    "TokenRefreshRequired": "AWS_SESSION_TOKEN must be renewed",
+    "AuthorizationQueryParametersError": "the signature was not understood; check AWS_REGION",
     "AccessDenied": "the key lacks the permission for this call",
 }
 _MISPLACED = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
@@ -79,7 +81,7 @@ def answer_error(what: str, status: int, code: str) -> StoreError:
     """The StoreError for an HTTP status and an S3 error code (empty when the answer had none)."""
     if code == "NoSuchBucket":
         return StoreNoBucket(f"{what}: the bucket does not exist at this endpoint; check S3_BUCKET and AWS_ENDPOINT_URL")
-    if code in _MISPLACED or status in {301, 307}:
+    if code in _MISPLACED or status in {301, 302, 303, 307, 308}:
         return StoreMisplaced(
             f"{what}: the bucket lies in another region ({code or status}); set AWS_REGION and AWS_ENDPOINT_URL to its own"
         )

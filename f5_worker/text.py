@@ -103,11 +103,9 @@ def _pack(atoms: list[str], max_bytes: int, target: int, finer: tuple[_Splitter,
     for atom in atoms:
         length = _bytes(atom)
         if length > max_bytes and finer:
-            # Parts of about the same length sound better than full ones and a scrap.
-            even = math.ceil(length / math.ceil(length / max_bytes))
-            chunks += _pack(finer[0](atom), max_bytes, min(max_bytes, even + even // 4), finer[1:])
+            chunks += _pack(finer[0](atom), max_bytes, max_bytes if finer[0] is _split_clauses else _even(length, max_bytes), finer[1:])
             size, target = sum(map(_bytes, chunks[-1])), max_bytes
-        elif size + length > target:
+        elif size + _bytes(atom.rstrip()) > target:
             chunks.append([atom])
             size = length
         else:
@@ -116,11 +114,17 @@ def _pack(atoms: list[str], max_bytes: int, target: int, finer: tuple[_Splitter,
     return [atoms for atoms in chunks if atoms]
 
 
+def _even(length: int, max_bytes: int) -> int:
+    """Inside a clause, parts of about the same length sound better than full ones and a scrap."""
+    even = math.ceil(length / math.ceil(length / max_bytes))
+    return min(max_bytes, even + even // 4)
+
+
 def _without_short_end(chunks: list[list[str]], max_bytes: int) -> list[list[str]]:
     """A last chunk of a word or two takes the sentence before it along."""
     if len(chunks) > 1 and len(chunks[-2]) > 1:
         last = sum(map(_bytes, chunks[-1]))
-        if last < 2 * SHORT_BYTES and last + _bytes(chunks[-2][-1]) <= max_bytes:
+        if last < min(2 * SHORT_BYTES, max_bytes // 4) and last + _bytes(chunks[-2][-1]) <= max_bytes:
             chunks[-1].insert(0, chunks[-2].pop())
     return chunks
 

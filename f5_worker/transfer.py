@@ -20,7 +20,7 @@ _DISK_SLICE_BYTES = 4 * 1024 * 1024
 class Item:
     """One file to fetch: the URL as signed, the part file to fill, what its bytes have to be."""
 
-    url: str
+    url: str = field(repr=False)  # its signature is a credential
     part: Path
     size_bytes: int
     sha256: str

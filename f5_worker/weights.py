@@ -29,6 +29,8 @@ _EMA = "ema_model."
 _NOT_WEIGHTS = {"initted", "step", "mel_spec.mel_stft.mel_scale.fb", "mel_spec.mel_stft.spectrogram.window"}
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # of safetensors, those that weights come in
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
+# CFM takes the precision of noise, time grid and solver from its first parameter, which lies here.
+_TIME = "transformer.time_embed."
 _READERS = 4  # tensors in flight: enough to keep the disk and two cores busy, 4 x 12 MB of buffers
 
 
@@ -81,7 +83,10 @@ def build_cfm(upstream: Upstream, spec: ModelSpec, *, attn_backend: str) -> nn.M
 
 
 def load_cfm(cfm: Any, spec: ModelSpec, vocab: dict[str, int], checkpoint: Path, *, device: torch.device, dtype: torch.dtype) -> None:
-    """Put the checkpoint into the model and give it its vocabulary; dtype is cast as upstream casts.
+    """Put the checkpoint into the model and give it its vocabulary.
+
+    float16 and float32 are what upstream computes with. In bfloat16 only the network is computed, the solver runs in float32: with 8 bits
+    the time grid of 32 steps has equal neighbours, which torchdiffeq refuses.
 
     Raises:
         EngineError: the file is not a safetensors file, or its tensors are not those of the model.
@@ -94,7 +99,29 @@ def load_cfm(cfm: Any, spec: ModelSpec, vocab: dict[str, int], checkpoint: Path,
         raise EngineError(f"model {spec.name}: the checkpoint cannot be read as safetensors: {type(exc).__name__}: {exc}") from exc
     _assign(cfm, state, f"model {spec.name}: the checkpoint")
     cfm.vocab_char_map = vocab
-    cfm.to(device=device, dtype=dtype)  # the buffers that no file holds
+    cfm.to(device=device)
+    _cast_buffers(cfm, dtype)
+    if dtype == torch.bfloat16:
+        _solve_in_float32(cfm.transformer, dtype)
+
+
+def _cast_buffers(cfm: nn.Module, dtype: torch.dtype) -> None:
+    """The buffers that no file holds; `cfm.to(dtype)` would take the time embedding along."""
+    for module in cfm.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point():
+                setattr(module, name, buffer.to(dtype))
+
+
+def _solve_in_float32(transformer: nn.Module, dtype: torch.dtype) -> None:
+    """The network takes and gives float32 and computes in dtype."""
+
+    def narrow(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "x": kwargs["x"].to(dtype), "cond": kwargs["cond"].to(dtype)}
+
+    transformer.register_forward_pre_hook(narrow, with_kwargs=True)
+    transformer.register_forward_hook(lambda _module, _args, flow: flow.to(torch.float32))
+    transformer.get_submodule("time_embed").register_forward_hook(lambda _module, _args, embedded: embedded.to(dtype))
 
 
 def _read_checkpoint(path: Path, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -107,11 +134,12 @@ def _read_checkpoint(path: Path, device: torch.device, dtype: torch.dtype) -> di
         entries = {name.removeprefix(_EMA): entry for name, entry in header.items() if name != "__metadata__"}
         wanted = [(name, entry) for name, entry in entries.items() if name not in _NOT_WEIGHTS]
 
-        def read(entry: Mapping[str, Any]) -> torch.Tensor:
-            return _read_tensor(file.fileno(), 8 + length, entry).to(device=device, dtype=dtype)
+        def read(name: str, entry: Mapping[str, Any]) -> torch.Tensor:
+            wide = dtype == torch.bfloat16 and name.startswith(_TIME)
+            return _read_tensor(file.fileno(), 8 + length, entry).to(device=device, dtype=torch.float32 if wide else dtype)
 
         with ThreadPoolExecutor(_READERS) as pool:
-            tensors = pool.map(read, [entry for _, entry in wanted])
+            tensors = pool.map(read, *zip(*wanted, strict=True))
             return {name: tensor for (name, _), tensor in zip(wanted, tensors, strict=True)}
 
 

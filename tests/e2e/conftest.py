@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Surroundings:
         return {"F5_MODEL": "demo-tiny", "F5_MODELS_FILE": str(self.models_file), "HF_ENDPOINT": self.hub.url, "PUBLISH_JITTER_S": "0"}
 
     def new_bucket(self) -> str:
-        name = f"e2e-{next(self.numbers)}"
+        name = f"e2e-{uuid.uuid4().hex[:12]}"
         self.store.client().create_bucket(Bucket=name)
         return name
 

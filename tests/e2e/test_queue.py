@@ -105,6 +105,11 @@ def test_a_job_gives_audio_by_a_url_that_works_without_credentials(endpoint, fir
     assert first_result["segments"][0]["text"].strip() == WORDS
 
 
+def test_a_text_alone_is_enough(endpoint):
+    status = endpoint.server.run({"input": "Hi."}, JOB_S)
+    assert status["status"] == "COMPLETED", status
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(endpoint, first_result):
     again = endpoint.server.run(REQUEST, JOB_S)["output"]
     other = endpoint.server.run(REQUEST | {"seed": 43}, JOB_S)["output"]

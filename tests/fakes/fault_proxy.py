@@ -22,7 +22,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -418,8 +418,9 @@ class _Handler(BaseHTTPRequestHandler):
         return reply
 
     def _from_upstream(self, headers: list[tuple[str, str]], body: Iterator[bytes]) -> Reply:
-        connection = http.client.HTTPConnection(str(self.proxy.upstream), timeout=120)
-        self.upstream = connection
+        if self.upstream is not None:
+            self.upstream.close()
+        self.upstream = connection = http.client.HTTPConnection(str(self.proxy.upstream), timeout=120)
         connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in headers:
             if name.lower() not in _HOP_BY_HOP:

@@ -283,6 +283,12 @@ class _Handler(BaseHTTPRequestHandler):
         # The SDK labels its JSON as a form; the official client posts `null` to cancel.
         self._route(json.loads(raw.decode("utf-8")) if raw else None)
 
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except ConnectionError:  # a worker was killed
+            self.close_connection = True
+
     def _route(self, body: Any) -> None:
         url = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
@@ -357,15 +363,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: Any) -> None:
         data = b"" if body is None else json.dumps(body).encode()
-        try:
-            self.send_response(status)
-            if status != 204:
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-        except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True
+        self.send_response(status)
+        if status != 204:
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def log_message(self, *_args: Any) -> None:
         pass

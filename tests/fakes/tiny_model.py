@@ -131,8 +131,10 @@ def _random(key: str, like: Any, generator: Any) -> Any:
     shape = tuple(like.shape)
     if len(shape) == 1 or "grn" in key:
         return torch.randn(shape, generator=generator) * 0.1 + (1.0 if key.endswith("norm.weight") else 0.0)
-    fan_in = like[0].numel()
-    return torch.randn(shape, generator=generator) * (1.0 if "text_embed.text_embed" in key else fan_in**-0.5)
+    scale = 1.0 if "text_embed.text_embed" in key else like[0].numel() ** -0.5
+    # The text lies under the first frames only and reaches the others through attention: sharpened, or one would hardly hear it.
+    gain = 2.0 if any(part in key for part in ("to_q", "to_k", "to_out")) else 1.0
+    return torch.randn(shape, generator=generator) * scale * gain
 
 
 def _write_vocoder(path: Path, vocos: dict[str, int], seed: int) -> None:

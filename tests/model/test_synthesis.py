@@ -92,6 +92,11 @@ def test_segments_cover_the_speech_without_gaps(engine: Engine, voice: Voice) ->
     assert all(len(text.encode()) <= max_chunk_bytes(voice, 1.0) for text in texts)
 
 
+@pytest.mark.parametrize("nfe_step", [16, 32, 64])
+def test_common_step_counts_work_in_every_precision(any_engine: Engine, voice: Voice, nfe_step: int) -> None:
+    assert len(speak(any_engine, "Hi.", voice, replace(OPTIONS, nfe_step=nfe_step)).samples) > 0
+
+
 def test_cancel_takes_effect_within_one_step(engine: Engine, voice: Voice) -> None:
     asked: list[int] = []
 
@@ -132,7 +137,13 @@ def test_unknown_characters_are_reported_with_their_positions(engine: Engine, vo
 
 def test_known_scripts_give_no_warning(engine: Engine, voice: Voice) -> None:
     assert (
-        speak(engine, "Plain text, \u201cquoted\u201d; caf\u00e9, cafe\u0301.\n\u4f60\u597d\uff0c\u4e16\u754c\u3002", voice).warnings == []
+        speak(
+            engine,
+            "Plain text, \u201cquoted\u201d; caf\u00e9, cafe\u0301.\n\u4f60\u597d\uff0c\u4e16\u754c\u3002",
+            voice,
+            replace(OPTIONS, nfe_step=5),
+        ).warnings
+        == []
     )
 
 

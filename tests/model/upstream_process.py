@@ -1,7 +1,10 @@
 """Runs upstream's unmodified load_model, load_vocoder and infer_process in a process of its own and saves what they give.
 
 Packages that upstream imports for training, plots and transcription and that are not installed here are replaced by empty modules, in this
-process only. Argument: a JSON object with checkpoint, vocab, vocoder, arch, dtype, out and runs [{wav, ref_text, gen_text, seed, nfe_step, speed}].
+process only.
+
+Argument: a JSON object with checkpoint, vocab, vocoder, arch, dtype, out
+and runs (wav, ref_text, gen_text, seed, nfe_step, speed).
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import os
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest

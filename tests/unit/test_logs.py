@@ -74,6 +74,13 @@ def test_a_secret_in_a_traceback_is_not_written(as_json):
     assert "abc" not in stream.getvalue()
 
 
+def test_a_secret_too_short_to_be_one_leaves_the_log_readable():
+    stream = io.StringIO()
+    logs.set_up(secrets=("k", ""), stream=stream)
+    logging.getLogger("f5_worker.test").info("bucket")
+    assert "bucket" in stream.getvalue()
+
+
 def test_signatures_of_urls_are_not_written_though_nobody_named_them():
     log, stream = lines()
     log.info("GET https://b/k?X-Amz-Credential=AKIA%2F1&X-Amz-Date=1&X-Amz-Signature=feed0123 done")

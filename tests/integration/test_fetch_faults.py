@@ -1,0 +1,496 @@
+"""The fault matrix of the transport: what each fault costs, which error it becomes, what lies on the disk after it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from f5_worker import part_file
+from f5_worker.errors import CacheError, Cancelled, DiskFull, StoreCorrupt, StoreForbidden, StoreNoBucket, StoreNotFound, StoreUnavailable
+from f5_worker.fetch import Item, Limits, Outcome, fetch
+from tests.fakes import fault_proxy as faults
+from tests.fakes.fault_proxy import Fault, FaultProxy
+from tests.files import random_bytes
+
+MIB = 1024 * 1024
+DATA = random_bytes(12 * MIB + 777, seed=2)
+SMALL = random_bytes(10_000, seed=3)
+LIMITS = Limits(connections=4, range_bytes=2 * MIB, connect_s=0.6, first_byte_s=0.6, stall_window_s=1.0, deadline_s=30)
+PATH = "/bucket/models/weights.bin"
+
+
+@pytest.fixture
+def proxy() -> Iterator[FaultProxy]:
+    with FaultProxy(objects={PATH: DATA, "/bucket/models/vocab.txt": SMALL}) as running:
+        yield running
+
+
+def item(proxy_url: str, folder: Path, path: str = PATH, data: bytes = DATA) -> Item:
+    url = f"{proxy_url}{path}?X-Amz-Signature=topsecret"
+    return Item(url, folder / f"{Path(path).name}.part", len(data), hashlib.sha256(data).hexdigest())
+
+
+def get(items: list[Item], limits: Limits = LIMITS, stop: threading.Event | None = None) -> list[Outcome]:
+    outcomes = fetch(items, limits, on_done=lambda _: None, stop=stop)
+    for outcome in outcomes:
+        assert "topsecret" not in str(outcome.error)
+        assert "127.0.0.1" not in str(outcome.error)
+    return outcomes
+
+
+def get_one(proxy: FaultProxy, folder: Path, limits: Limits = LIMITS) -> Outcome:
+    return get([item(proxy.url, folder)], limits)[0]
+
+
+def names(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir()}
+
+
+def assert_whole(outcome: Outcome) -> None:
+    assert outcome.error is None
+    assert outcome.item.part.read_bytes() == DATA
+    assert names(outcome.item.part.parent) == {outcome.item.part.name}
+
+
+def assert_resumes(proxy: FaultProxy, outcome: Outcome) -> None:
+    """A later run without the fault fetches the rest, and only the rest."""
+    proxy.heal()
+    again = get([outcome.item])[0]
+    assert_whole(again)
+
+
+# faults that pass: the file is whole in the end
+
+
+@pytest.mark.parametrize(
+    ("fault", "times"),
+    [
+        (faults.slow_down(), 2),
+        (faults.slow_down(retry_after=0), 2),
+        (faults.slow_down(retry_after="Thu, 01 Jan 1970 00:00:00 GMT"), 1),
+        (faults.status(500, code="InternalError"), 2),
+        (faults.status(502), 2),
+        (faults.status(429, code="TooManyRequests"), 1),
+        (faults.status(400, code="RequestTimeout"), 1),
+        (faults.reset(1024), 2),
+        (faults.reset(1_500_000), 3),
+        (faults.truncated(1024), 2),
+        (faults.truncated(0), 1),
+        (faults.stall(1024), 1),
+        (faults.stall(1_500_000), 1),
+        (faults.black_hole(), 1),
+        (faults.replaced(), 1),
+    ],
+    ids=lambda v: v.name if isinstance(v, Fault) else f"x{v}",
+)
+def test_a_passing_fault_costs_time_and_nothing_else(proxy: FaultProxy, tmp_path: Path, fault: Fault, times: int) -> None:
+    proxy.fail(fault, times=times, skip=1)
+    assert_whole(get_one(proxy, tmp_path))
+
+
+def test_retry_after_is_honoured(proxy: FaultProxy, tmp_path: Path) -> None:
+    proxy.fail(faults.slow_down(retry_after=1), times=1)
+    outcome = get_one(proxy, tmp_path, Limits(connections=1, stall_window_s=3))
+    assert_whole(outcome)
+    assert outcome.seconds >= 1
+
+
+def test_a_store_that_asks_for_more_patience_than_a_stall_gets_is_given_up_at_once(proxy: FaultProxy, tmp_path: Path) -> None:
+    proxy.fail(faults.slow_down(retry_after=120))
+    outcome = get_one(proxy, tmp_path)
+    assert isinstance(outcome.error, StoreUnavailable)
+    assert "SlowDown" in outcome.error.message
+
+
+def test_truncation_resumes_where_the_body_ended(proxy: FaultProxy, tmp_path: Path) -> None:
+    proxy.fail(faults.truncated(1024), times=3)
+    outcome = get_one(proxy, tmp_path)
+    assert_whole(outcome)
+    assert sum(r.sent_bytes for r in proxy.log) == len(DATA)
+
+
+def test_a_connection_that_the_store_closed_between_requests_is_no_failure(proxy: FaultProxy, tmp_path: Path) -> None:
+    """A keep-alive connection dies with each answer; one attempt for each range is allowed."""
+    close = Fault("close", after=lambda reply: reply.with_headers(Connection="close"))
+    proxy.fail(close)
+    assert_whole(get_one(proxy, tmp_path, Limits(connections=2, range_bytes=MIB, attempts=1)))
+
+
+def test_a_server_that_ignores_ranges_is_read_as_one_stream(proxy: FaultProxy, tmp_path: Path) -> None:
+    proxy.fail(faults.ignore_range())
+    assert_whole(get_one(proxy, tmp_path))
+
+
+def test_a_stream_that_breaks_starts_again(proxy: FaultProxy, tmp_path: Path) -> None:
+    proxy.fail(faults.ignore_range(), times=6)
+    proxy.fail(faults.truncated(5 * MIB), times=1)
+    proxy.fail(faults.ignore_range())
+    assert_whole(get_one(proxy, tmp_path))
+
+
+def test_a_server_that_ignores_ranges_and_sends_chunks_is_read_to_its_end(proxy: FaultProxy, tmp_path: Path) -> None:
+    both = faults.ignore_range()
+    both.after = faults.chunked().after
+    proxy.fail(both)
+    assert_whole(get_one(proxy, tmp_path))
+
+
+# faults that stay: one error class each
+
+
+REFUSALS = [
+    (faults.status(404, code="NoSuchKey"), StoreNotFound, "NoSuchKey"),
+    (faults.status(404), StoreNotFound, "404"),
+    (faults.status(404, code="NoSuchBucket"), StoreNoBucket, "NoSuchBucket"),
+    (faults.status(301, code="PermanentRedirect"), StoreNoBucket, "PermanentRedirect"),
+    (faults.status(307, code="TemporaryRedirect"), StoreNoBucket, "AWS_REGION"),
+    (faults.status(401), StoreForbidden, "401"),
+    (faults.status(403, code="AccessDenied"), StoreForbidden, "AccessDenied"),
+    (faults.status(403, code="ExpiredToken"), StoreForbidden, "ExpiredToken"),
+    (faults.status(400, code="ExpiredToken"), StoreForbidden, "ExpiredToken"),
+    (faults.status(400, code="AuthorizationHeaderMalformed"), StoreForbidden, "AuthorizationHeaderMalformed"),
+    (faults.status(403, code="InvalidAccessKeyId"), StoreForbidden, "AWS_ACCESS_KEY_ID"),
+    (faults.status(403, code="SignatureDoesNotMatch"), StoreForbidden, "AWS_SECRET_ACCESS_KEY"),
+    (faults.status(403, code="RequestTimeTooSkewed"), StoreForbidden, "clock"),
+    (faults.status(501, code="NotImplemented"), StoreUnavailable, "NotImplemented"),
+    (faults.status(418), StoreUnavailable, "418"),
+]
+
+
+@pytest.mark.parametrize(("fault", "error", "said"), REFUSALS, ids=lambda v: v.name if isinstance(v, Fault) else None)
+def test_a_refusal_is_not_retried_and_leaves_nothing(proxy: FaultProxy, tmp_path: Path, fault: Fault, error: type, said: str) -> None:
+    proxy.fail(fault, path=PATH)
+    broken, fine = get([item(proxy.url, tmp_path), item(proxy.url, tmp_path, "/bucket/models/vocab.txt", SMALL)])
+    assert type(broken.error) is error
+    assert said in broken.error.message
+    assert fine.error is None
+    assert proxy.count(path=PATH) <= LIMITS.connections
+    assert names(tmp_path) == {"vocab.txt.part"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (faults.wrong_content_range(), "another range"),
+        (faults.replaced(), "sha256"),
+        (faults.corrupt(), "sha256"),
+        (faults.resized(+5000), "bytes"),
+        (faults.resized(-5000), "bytes"),
+        (faults.resized(-len(DATA)), "shorter"),
+    ],
+    ids=["wrong Content-Range", "replaced", "same length", "longer", "shorter", "empty"],
+)
+def test_wrong_bytes_are_corrupt_and_leave_nothing(proxy: FaultProxy, tmp_path: Path, fault: Fault, said: str) -> None:
+    proxy.fail(fault, path=PATH)
+    broken, fine = get([item(proxy.url, tmp_path), item(proxy.url, tmp_path, "/bucket/models/vocab.txt", SMALL)])
+    assert type(broken.error) is StoreCorrupt
+    assert said in broken.error.message
+    assert fine.error is None
+    assert names(tmp_path) == {"vocab.txt.part"}
+
+
+@pytest.mark.parametrize("delta", [+5000, -5000])
+def test_a_stream_of_another_length_is_corrupt(proxy: FaultProxy, tmp_path: Path, delta: int) -> None:
+    wrong = faults.ignore_range()
+    wrong.after = faults.resized(delta).after
+    proxy.fail(wrong)
+    assert type(get_one(proxy, tmp_path).error) is StoreCorrupt
+    assert names(tmp_path) == set()
+
+
+def test_a_longer_stream_without_length_is_corrupt(proxy: FaultProxy, tmp_path: Path) -> None:
+    wrong = faults.ignore_range()
+    wrong.after = lambda reply: faults.chunked().after(faults.resized(+1).after(reply))
+    proxy.fail(wrong)
+    assert type(get_one(proxy, tmp_path).error) is StoreCorrupt
+
+
+def test_an_object_that_changes_again_and_again_is_corrupt(proxy: FaultProxy, tmp_path: Path) -> None:
+    tags = iter(range(10_000))
+    proxy.fail(Fault("flapping", after=lambda reply: reply.with_headers(ETag=f'"{next(tags)}"')))
+    outcome = get_one(proxy, tmp_path)
+    assert type(outcome.error) is StoreCorrupt
+    assert "replaced" in outcome.error.message
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [faults.slow_down(), faults.slow_down(retry_after=0), faults.status(500, code="InternalError"), faults.reset(1024), faults.truncated(1024),
+     faults.stall(1024), faults.black_hole(), faults.slow(50_000)],
+    ids=lambda f: f.name,
+)  # fmt: skip
+def test_a_fault_that_stays_ends_as_unavailable_and_keeps_what_came(proxy: FaultProxy, tmp_path: Path, fault: Fault) -> None:
+    proxy.fail(fault, skip=2)
+    outcome = get_one(proxy, tmp_path, replace(LIMITS, connections=1))  # the first two ranges are done before the fault
+    assert type(outcome.error) is StoreUnavailable
+    assert names(tmp_path) == {"weights.bin.part", "weights.bin.part.ranges"}
+    before = len(proxy.log)
+    assert_resumes(proxy, outcome)
+    assert sum(r.sent_bytes for r in proxy.log[before:]) < len(DATA)
+
+
+def test_a_fault_from_the_first_byte_on_leaves_nothing(proxy: FaultProxy, tmp_path: Path) -> None:
+    proxy.fail(faults.slow_down())
+    assert type(get_one(proxy, tmp_path).error) is StoreUnavailable
+    assert names(tmp_path) == set()
+
+
+def test_the_deadline_ends_everything_and_keeps_what_came(proxy: FaultProxy, tmp_path: Path) -> None:
+    proxy.fail(faults.slow(3e6), skip=1)
+    outcome = get_one(proxy, tmp_path, Limits(connections=2, range_bytes=2 * MIB, stall_bytes_per_s=1, deadline_s=0.5))
+    assert type(outcome.error) is StoreUnavailable
+    assert "0.5 s" in outcome.error.message
+    assert_resumes(proxy, outcome)
+
+
+# dead endpoints: all items end together
+
+
+def dead_items(url: str, folder: Path) -> list[Item]:
+    return [item(url, folder), item(url, folder, "/bucket/models/vocab.txt", SMALL), item(url, folder, "/bucket/none", b"")]
+
+
+def assert_all_unavailable(outcomes: list[Outcome], folder: Path) -> None:
+    assert {type(o.error) for o in outcomes} == {StoreUnavailable}
+    assert all(o.seconds < 4 and o.first_byte_s is None for o in outcomes)
+    assert names(folder) == set()
+
+
+def test_a_refused_endpoint_costs_under_4_seconds(tmp_path: Path) -> None:
+    assert_all_unavailable(get(dead_items(faults.refused_url(), tmp_path), Limits()), tmp_path)
+
+
+def test_an_endpoint_that_lets_nobody_connect_costs_under_4_seconds(tmp_path: Path) -> None:
+    with faults.full_backlog() as url:
+        assert_all_unavailable(get(dead_items(url, tmp_path), Limits()), tmp_path)
+
+
+def test_an_endpoint_that_never_answers_costs_under_4_seconds(proxy: FaultProxy, tmp_path: Path) -> None:
+    proxy.fail(faults.black_hole())
+    assert_all_unavailable(get(dead_items(proxy.url, tmp_path), Limits()), tmp_path)
+
+
+def test_a_name_that_does_not_resolve_costs_under_4_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    outcomes = get(dead_items("http://store.invalid", tmp_path), Limits())
+    assert_all_unavailable(outcomes, tmp_path)
+    assert "name does not resolve" in str(outcomes[0].error)
+
+
+def test_a_name_server_that_never_answers_costs_under_4_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        release.wait(30)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    outcomes = get(dead_items("http://store.invalid", tmp_path), Limits())
+    release.set()
+    assert_all_unavailable(outcomes, tmp_path)
+
+
+def test_a_dead_endpoint_does_not_stop_the_items_of_another(proxy: FaultProxy, tmp_path: Path) -> None:
+    dead, fine = get([item(faults.refused_url(), tmp_path, "/bucket/none", b"x"), item(proxy.url, tmp_path)])
+    assert type(dead.error) is StoreUnavailable
+    assert fine.error is None
+
+
+def test_a_stall_costs_under_9_seconds(proxy: FaultProxy, tmp_path: Path) -> None:
+    proxy.fail(faults.stall(1024))
+    outcome = get_one(proxy, tmp_path, Limits())
+    assert type(outcome.error) is StoreUnavailable
+    assert outcome.seconds < 9
+
+
+def test_a_slow_line_costs_under_9_seconds(proxy: FaultProxy, tmp_path: Path) -> None:
+    proxy.fail(faults.slow(100_000))
+    outcome = get_one(proxy, tmp_path, Limits())
+    assert type(outcome.error) is StoreUnavailable
+    assert "MB/s" in outcome.error.message
+    assert outcome.seconds < 9
+
+
+def test_a_server_that_dies_in_mid_download_ends_as_unavailable(tmp_path: Path) -> None:
+    with FaultProxy(objects={PATH: DATA}) as proxy:
+        killer = threading.Thread(target=proxy.__exit__)
+        proxy.fail(faults.hook(lambda _: killer.start()), skip=3, times=1)
+        outcome = get_one(proxy, tmp_path)
+        killer.join()
+        proxy.__exit__ = lambda *_: None  # type: ignore[method-assign]
+    assert outcome.error is None or type(outcome.error) is StoreUnavailable
+
+
+# stop and kill
+
+
+def test_a_stop_ends_within_a_second_and_the_next_run_resumes(proxy: FaultProxy, tmp_path: Path) -> None:
+    stop = threading.Event()
+    proxy.fail(faults.hook(lambda _: stop.set()), skip=4, times=1)
+    proxy.fail(faults.stall(1024), skip=4)
+    started = time.monotonic()
+    (outcome,) = get([item(proxy.url, tmp_path)], Limits(connections=2, range_bytes=2 * MIB), stop=stop)
+    assert time.monotonic() - started < 2.5  # the part before the stop included
+    assert type(outcome.error) is Cancelled
+    assert names(tmp_path) == {"weights.bin.part", "weights.bin.part.ranges"}
+    assert_resumes(proxy, outcome)
+
+
+def test_a_stop_during_a_connect_that_hangs_ends_within_a_second(tmp_path: Path) -> None:
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    with faults.full_backlog() as url:
+        started = time.monotonic()
+        outcomes = get(dead_items(url, tmp_path), Limits(), stop=stop)
+    assert time.monotonic() - started < 1.3
+    assert {type(o.error) for o in outcomes} == {Cancelled}
+
+
+CHILD = """
+import json, os, sys
+from pathlib import Path
+from f5_worker.fetch import Item, Limits, fetch
+raw = json.loads(sys.argv[1])
+item = Item(raw["url"], Path(raw["part"]), raw["size"], raw["sha256"])
+print("go", flush=True)
+(outcome,) = fetch([item], Limits(connections=4, range_bytes=1 << 20), on_done=lambda o: os.rename(o.item.part, raw["done"]))
+sys.exit(0 if outcome.error is None else 1)
+"""
+KILLS = 50
+
+
+def test_killed_at_50_random_moments_the_file_is_whole_or_absent_and_resumes(tmp_path: Path) -> None:
+    """One file, killed again and again until it is there; then the next one. Nothing is ever half visible, no range is lost."""
+    rng = random.Random(11)
+    finished = kills = 0
+    with FaultProxy(objects={PATH: DATA}) as proxy:
+        proxy.fail(faults.slow(8e6))
+        while kills < KILLS:
+            done = tmp_path / f"done-{finished}"
+            wanted = item(proxy.url, tmp_path)
+            raw = {"url": wanted.url, "part": str(wanted.part), "size": wanted.size_bytes, "sha256": wanted.sha256, "done": str(done)}
+            with subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(raw)], stdout=subprocess.PIPE) as child:
+                assert child.stdout is not None
+                child.stdout.readline()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(rng.uniform(0, 0.35))
+                if child.poll() is None:
+                    child.send_signal(signal.SIGKILL)
+                    kills += 1
+                child.wait()
+            assert child.returncode in {0, -signal.SIGKILL}
+            if done.exists():
+                assert done.read_bytes() == DATA
+                done.unlink()
+                finished += 1
+        proxy.heal()
+        assert_whole_after_kills(proxy, tmp_path)
+    assert finished > 0
+
+
+def assert_whole_after_kills(proxy: FaultProxy, folder: Path) -> None:
+    outcome = get_one(proxy, folder)
+    assert outcome.error is None
+    assert outcome.item.part.read_bytes() == DATA
+
+
+# the disk
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mount a tmpfs with the given options."""
+    mounted: list[Path] = []
+
+    def mount(options: str) -> Path:
+        folder = tmp_path / f"mount{len(mounted)}"
+        folder.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], capture_output=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"mounting a tmpfs is refused here: {done.stderr.decode().strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_disk_without_room_shows_before_a_byte_is_fetched(proxy: FaultProxy, tmpfs: Callable[[str], Path]) -> None:
+    folder = tmpfs("size=5m")
+    outcome = get_one(proxy, folder)
+    assert type(outcome.error) is DiskFull
+    assert proxy.log == []
+    assert names(folder) == set()
+
+
+def test_a_disk_that_fills_in_mid_file_is_freed_again(
+    proxy: FaultProxy, tmpfs: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(part_file, "_reserve", lambda fd, size: None)  # a file system without fallocate
+    folder = tmpfs("size=5m")
+    full, fine = get([item(proxy.url, folder), item(proxy.url, folder, "/bucket/models/vocab.txt", SMALL)])
+    assert type(full.error) is DiskFull
+    assert "MODEL_CACHE_DIR" in full.error.message
+    assert "weights.bin.part" not in names(folder)
+    assert fine.error is None or type(fine.error) is DiskFull
+
+
+def test_a_file_system_without_fallocate_gets_the_length_alone(proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoFallocate:
+        @staticmethod
+        def fallocate(*_: object) -> int:
+            import ctypes
+
+            ctypes.set_errno(errno.EOPNOTSUPP)
+            return -1
+
+    monkeypatch.setattr(part_file, "_libc", NoFallocate)
+    assert_whole(get_one(proxy, tmp_path))
+
+
+def test_a_disk_without_inodes_is_full(proxy: FaultProxy, tmpfs: Callable[[str], Path]) -> None:
+    folder = tmpfs("size=50m,nr_inodes=2")
+    assert type(get_one(proxy, folder).error) is DiskFull
+
+
+def test_a_read_only_disk_is_a_cache_error(proxy: FaultProxy, tmpfs: Callable[[str], Path]) -> None:
+    outcome = get_one(proxy, tmpfs("ro,size=50m"))
+    assert type(outcome.error) is CacheError
+    assert "Read-only" in outcome.error.message
+    assert proxy.log == []
+
+
+def test_a_directory_that_vanishes_fails_its_item(proxy: FaultProxy, tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_bytes(b"")
+    outcome = get_one(proxy, blocker / "below")
+    assert type(outcome.error) is CacheError
+
+
+def test_fsync_is_asked_for_on_network_volumes_only(proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    assert get_one(proxy, tmp_path / "a").error is None
+    assert synced == []
+    assert get_one(proxy, tmp_path / "b", Limits(fsync=True)).error is None
+    assert len(synced) == 1

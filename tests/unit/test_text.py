@@ -1,0 +1,83 @@
+"""Cleaning and chunking. The rows of data/chunks.tsv are: limit in bytes, text, chunks separated by `|`."""
+
+# ruff: noqa: RUF001 - texts of other scripts
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from f5_worker import text as texts
+from f5_worker.errors import TextEmpty, TextTooLong
+
+DATA = Path(__file__).with_name("data")
+
+
+def rows(name: str) -> list[list[str]]:
+    lines = (DATA / name).read_text(encoding="utf-8").splitlines()
+    return [line.replace("\\n", "\n").split("\t") for line in lines if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize(("limit", "text", "expected"), rows("chunks.tsv"), ids=lambda value: str(value)[:30])
+def test_chunks(limit: str, text: str, expected: str) -> None:
+    assert texts.chunk(texts.clean(text), int(limit)) == expected.split("|")
+
+
+@pytest.mark.parametrize(
+    ("given_text", "cleaned"),
+    [("  a \t b  ", "a b"), ("a\r\nb\rc", "a\nb\nc"), ("a \n\n \n b", "a\nb"), ("a\u00a0b\u3000c", "a b c"),
+     ("zero\u200bwidth", "zerowidth"),
+     ("\ufeffmark", "mark"), ("soft\u00adhyphen", "softhyphen"), ("bell\x07\x00here", "bell here"), ("cafe\u0301", "caf\u00e9"),
+     ("right\u202eto\u202cleft", "righttoleft"), ("line\u2028break", "line\nbreak"), ("lone \ud800 half", "lone half")],
+)  # fmt: skip
+def test_cleaning_keeps_words_and_drops_what_is_not_seen(given_text: str, cleaned: str) -> None:
+    assert texts.clean(given_text) == cleaned
+
+
+@pytest.mark.parametrize("nothing", ["", " ", "\n\t ", ".", "?!…", "—", "😀🎉", "\u200b", "。，", "***"])
+def test_nothing_to_speak_is_refused(nothing: str) -> None:
+    with pytest.raises(TextEmpty, match="nothing that can be spoken"):
+        texts.clean(nothing)
+
+
+def test_limit_is_50000_characters() -> None:
+    assert len(texts.clean("a" * 50_000)) == 50_000
+    with pytest.raises(TextTooLong, match="50001 characters, at most 50000"):
+        texts.clean("a" * 50_001)
+
+
+def test_unknown_characters_come_with_every_position() -> None:
+    known = set("abc ")
+    assert texts.unknown_characters("abXc X\n\ty\u200b", known.__contains__) == {"X": [2, 5], "y": [8]}
+
+
+def test_accent_that_composes_with_its_letter_is_not_unknown() -> None:
+    assert texts.unknown_characters("cafe\u0301", set("cafeé").__contains__) == {}
+    assert texts.unknown_characters("x\u0301", set("x").__contains__) == {"\u0301": [1]}
+
+
+SPOKEN = st.text(alphabet=st.sampled_from(list("abcdefgh  ..,!?;\n\"'()。，！你好世界؟ककا—…1239DrMs")), min_size=1, max_size=400)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=SPOKEN, limit=st.integers(min_value=4, max_value=120))
+def test_no_chunk_is_too_long_and_nothing_is_lost(text: str, limit: int) -> None:
+    if not any(char.isalnum() for char in text):
+        return
+    cleaned = texts.clean(text)
+    chunks = texts.chunk(cleaned, limit)
+    assert all(len(piece.encode()) <= limit for piece in chunks)
+    assert all(piece == piece.strip() and "\n" not in piece for piece in chunks)
+    assert re.sub(r"\s", "", "".join(chunks)) == re.sub(r"\s", "", cleaned)
+
+
+def test_long_text_is_chunked_in_linear_time() -> None:
+    assert len(texts.chunk(texts.clean("A sentence of some words. " * 1_900), 170)) > 250
+
+
+def test_text_that_fits_is_one_chunk_as_it_is() -> None:
+    assert texts.chunk("One. Two! Three?", 170) == ["One. Two! Three?"]
