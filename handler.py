@@ -124,11 +124,14 @@ def keep(booted: Mapping[str, Any], restored: RestoreReport) -> None:
 
 
 def end(publisher: Publisher | None, *, wait: bool) -> None:
+    """Stop publishing, orderly also when a signal interrupts the wait."""
     if publisher is None:
         return
-    if wait and not publisher.wait(LOCAL_PUBLISH_S):
-        log.warning("publish outcome=late seconds=%.0f effect='the next run goes on with it'", LOCAL_PUBLISH_S)
-    publisher.stop()
+    try:
+        if wait and not publisher.wait(LOCAL_PUBLISH_S):
+            log.warning("publish outcome=late seconds=%.0f effect='the next run goes on with it'", LOCAL_PUBLISH_S)
+    finally:
+        publisher.stop()
 
 
 def runs_one_job(argv: Sequence[str], env: Mapping[str, str]) -> bool:

@@ -90,10 +90,15 @@ def pull(context: typer.Context, as_json: AsJson = False, cache_dir: CacheDir = 
 
 
 @cache_app.command()
-def push(context: typer.Context, as_json: AsJson = False, cache_dir: CacheDir = None) -> None:
-    """Seed the bucket from the local cache or the hub, on any machine: what lacks or is wrong is sent, manifest last."""
+def push(
+    context: typer.Context,
+    mend: Annotated[bool, typer.Option("--mend", help="Read the bucket's bytes first and overwrite what is wrong.")] = False,
+    as_json: AsJson = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Seed the bucket from the local cache or the hub, on any machine: what it lacks is sent, manifest last."""
     with _session(context, cache_dir) as (settings, spec, store):
-        wrong = [s.key for s in inventory.file_states(store, settings.models_prefix, spec.files) if s.state == "wrong size"]
+        wrong = [s.key for s in inventory.verify(store, settings.models_prefix, spec.files) if s.state == "wrong bytes"] if mend else []
         report = _bring(settings, spec, None)
         if report.missing:
             _show(as_json, "cannot push: files are missing here", ("file", "bytes", "source"), _source_rows(spec, report))

@@ -14,14 +14,17 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
+from f5_worker.cache import HubCache
 from f5_worker.errors import Cancelled, StoreCorrupt, StoreError, StoreNotFound, StoreUnavailable
 from f5_worker.manifest import MANIFEST_MAX_BYTES, PinnedFile, by_commit, commit_prefix, dump_manifest, manifest_key, parse_manifest
 from f5_worker.restore import RestoreReport
 from f5_worker.settings import Settings
 from f5_worker.store import Store
+from f5_worker.wheels import publishable
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ CLAIM_STALE_S = 120.0  # an owner renews its claim far more often; an older one 
 CLAIM_RENEW_S = 20.0
 CLAIM_POLL_S = 5.0
 PENDING_UPLOAD_STALE_S = 3600.0
+Commit = tuple[str, str]  # (repo, commit)
 NICE = 10  # the upload yields to synthesis when they compete for a core
 
 
@@ -96,20 +100,19 @@ class Publication:
             StoreError: the bucket refused or failed.
             Cancelled: stop was set.
         """
-        return sum(self._publish_commit(files) for files in by_commit(self._files).values())
-
-    def _publish_commit(self, files: Sequence[PinnedFile]) -> int:
-        """Bring one commit into the bucket; bytes sent."""
-        manifest = manifest_key(self._settings.models_prefix, files[0].repo, files[0].commit)
-        lacking = [f for f in files if self._lacks(f)]
-        if not lacking and self._manifest_is_current(manifest, files):
+        commits = by_commit(self._files)
+        lacking = [f for f in self._files if self._lacks(f)]
+        wheels = publishable(HubCache(self._report.cache_dir), self._settings.models_prefix) if self._report.cache_dir else {}
+        if not lacking and not wheels and all(self._manifest_is_current(key, files) for key, files in commits.items()):
             return 0
-        claim = commit_prefix(self._settings.models_prefix, files[0].repo, files[0].commit) + CLAIM_NAME
+        claim = commit_prefix(self._settings.models_prefix, *next(iter(commits))) + CLAIM_NAME
         self._acquire(claim)
         try:
-            self._abort_stale_uploads(files)
+            self._abort_stale_uploads(commits)
             sent = sum(self._upload(f, claim) for f in lacking if self._lacks(f))  # asked again: the claim's last owner may have sent it
-            self._put_manifest(manifest, files)
+            sent += sum(self._upload_wheel(key, path, claim) for key, path in wheels.items())
+            for commit, files in commits.items():
+                self._put_manifest(commit, files)
         finally:
             self._release(claim)
         return sent
@@ -125,8 +128,8 @@ class Publication:
         info = self._store.head(self._key(file))
         return info is None or info.size_bytes != file.size_bytes
 
-    def _manifest_is_current(self, key: str, files: Sequence[PinnedFile]) -> bool:
-        return set(files) <= set(self._read_manifest(key))
+    def _manifest_is_current(self, commit: Commit, files: Sequence[PinnedFile]) -> bool:
+        return set(files) <= set(self._read_manifest(manifest_key(self._settings.models_prefix, *commit)))
 
     def _read_manifest(self, key: str) -> list[PinnedFile]:
         try:
@@ -135,9 +138,23 @@ class Publication:
             return []
 
     def _upload(self, file: PinnedFile, claim: str) -> int:
-        key, start = self._key(file), time.monotonic()
-        metadata = {"sha256": file.sha256}
-        content_type = "text/plain; charset=utf-8" if file.path.endswith((".txt", ".yaml")) else "application/octet-stream"
+        key = self._key(file)
+        self._send(key, self._report.paths[file].resolve(), claim, sha256=file.sha256)
+        self._check(file)
+        if key in self._report.wrong_keys:
+            self._report.wrong_keys.remove(key)
+        return file.size_bytes
+
+    def _upload_wheel(self, key: str, path: Path, claim: str) -> int:
+        """Send a wheel that came from its release and was checked against its pin; its local copy is not needed any more."""
+        size_bytes, info = path.stat().st_size, self._store.head(key)
+        if info is None or info.size_bytes != size_bytes:
+            self._send(key, path, claim)
+        path.unlink()
+        return size_bytes
+
+    def _send(self, key: str, path: Path, claim: str, **metadata: str) -> None:
+        start = time.monotonic()
 
         def on_bytes(count: int) -> None:
             if self._stop.is_set():
@@ -145,28 +162,24 @@ class Publication:
             self._renew(claim)
             self._on_bytes(count)
 
-        path = self._report.paths[file].resolve()
+        content_type = "text/plain; charset=utf-8" if key.endswith((".txt", ".yaml")) else "application/octet-stream"
         self._store.upload(key, path, content_type=content_type, metadata=metadata, on_bytes=on_bytes)
-        self._check(file)
-        if key in self._report.wrong_keys:
-            self._report.wrong_keys.remove(key)
-        log.info("publish.file key=%s bytes=%d seconds=%.1f", key, file.size_bytes, time.monotonic() - start)
-        return file.size_bytes
+        log.info("publish.file key=%s seconds=%.1f", key, time.monotonic() - start)
 
     def _check(self, file: PinnedFile) -> None:
         info = self._store.head(self._key(file))
         if info is None or info.size_bytes != file.size_bytes:
             raise StoreUnavailable(f"{self._key(file)} is not in the bucket as it was sent")
 
-    def _put_manifest(self, key: str, files: Sequence[PinnedFile]) -> None:
+    def _put_manifest(self, commit: Commit, files: Sequence[PinnedFile]) -> None:
+        """Name the files of one commit, after checking that each is there; another model's files stay named."""
         for file in files:
             self._check(file)
+        key = manifest_key(self._settings.models_prefix, *commit)
         known = self._read_manifest(key)
-        if set(files) <= set(known):
-            return
-        # Another model of the same commit may have published before; what is not of this commit is not kept.
-        others = [f for f in known if (f.repo, f.commit) == (files[0].repo, files[0].commit) and f.path not in {g.path for g in files}]
-        self._store.put(key, dump_manifest([*files, *others]), content_type="application/json")
+        if not set(files) <= set(known):
+            others = [f for f in known if (f.repo, f.commit) == commit and f.path not in {g.path for g in files}]
+            self._store.put(key, dump_manifest([*files, *others]), content_type="application/json")
 
     def _acquire(self, claim: str) -> None:
         """Wait until this worker owns the claim. Without conditional writes this makes two owners rare, not impossible."""
@@ -208,12 +221,12 @@ class Publication:
         if self._stop.wait(seconds):
             raise Cancelled("the worker stops")
 
-    def _abort_stale_uploads(self, files: Sequence[PinnedFile]) -> None:
+    def _abort_stale_uploads(self, commits: Iterable[Commit]) -> None:
         """Drop parts that a killed publisher left: stores bill them."""
-        prefix = commit_prefix(self._settings.models_prefix, files[0].repo, files[0].commit)
         try:
-            for upload in self._store.pending_uploads(prefix):
-                if (datetime.now(UTC) - upload.started).total_seconds() > PENDING_UPLOAD_STALE_S:
-                    self._store.abort_upload(upload)
+            for commit in commits:
+                for upload in self._store.pending_uploads(commit_prefix(self._settings.models_prefix, *commit)):
+                    if (datetime.now(UTC) - upload.started).total_seconds() > PENDING_UPLOAD_STALE_S:
+                        self._store.abort_upload(upload)
         except StoreError as exc:  # needs a list permission that publishing itself does not
             log.info("publish.stale_uploads_unchecked error=%r", str(exc))

@@ -56,7 +56,9 @@ def _audio_bytes(value: object) -> object:
 
 
 def _as_reference(value: object) -> object:
-    return {"base64": value} if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return {"url": value} if value.startswith(("http://", "https://")) else {"base64": value}
 
 
 Text = Annotated[str, AfterValidator(_valid_unicode)]

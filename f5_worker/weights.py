@@ -29,8 +29,9 @@ _EMA = "ema_model."
 _NOT_WEIGHTS = {"initted", "step", "mel_spec.mel_stft.mel_scale.fb", "mel_spec.mel_stft.spectrogram.window"}
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # of safetensors, those that weights come in
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
-# CFM takes the precision of noise, time grid and solver from its first parameter, which lies here.
-_TIME = "transformer.time_embed."
+# float32 beside a bfloat16 network: CFM takes the precision of noise, time grid and solver from its first parameter, which lies in
+# time_embed; positions above 256 have no exact bfloat16.
+_WIDE = ("transformer.time_embed.", "transformer.rotary_embed.")
 _READERS = 4  # tensors in flight: enough to keep the disk and two cores busy, 4 x 12 MB of buffers
 
 
@@ -99,18 +100,11 @@ def load_cfm(cfm: Any, spec: ModelSpec, vocab: dict[str, int], checkpoint: Path,
         raise EngineError(f"model {spec.name}: the checkpoint cannot be read as safetensors: {type(exc).__name__}: {exc}") from exc
     _assign(cfm, state, f"model {spec.name}: the checkpoint")
     cfm.vocab_char_map = vocab
-    cfm.to(device=device)
-    _cast_buffers(cfm, dtype)
     if dtype == torch.bfloat16:
-        _solve_in_float32(cfm.transformer, dtype)
-
-
-def _cast_buffers(cfm: nn.Module, dtype: torch.dtype) -> None:
-    """The buffers that no file holds; `cfm.to(dtype)` would take the time embedding along."""
-    for module in cfm.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if buffer.is_floating_point():
-                setattr(module, name, buffer.to(dtype))
+        cfm.transformer.text_embed.to(device=device, dtype=dtype)  # holds the one buffer that no file does
+        _solve_in_float32(cfm.to(device=device).transformer, dtype)
+    else:
+        cfm.to(device=device, dtype=dtype)
 
 
 def _solve_in_float32(transformer: nn.Module, dtype: torch.dtype) -> None:
@@ -135,7 +129,7 @@ def _read_checkpoint(path: Path, device: torch.device, dtype: torch.dtype) -> di
         wanted = [(name, entry) for name, entry in entries.items() if name not in _NOT_WEIGHTS]
 
         def read(name: str, entry: Mapping[str, Any]) -> torch.Tensor:
-            wide = dtype == torch.bfloat16 and name.startswith(_TIME)
+            wide = dtype == torch.bfloat16 and name.startswith(_WIDE)
             return _read_tensor(file.fileno(), 8 + length, entry).to(device=device, dtype=torch.float32 if wide else dtype)
 
         with ThreadPoolExecutor(_READERS) as pool:

@@ -174,8 +174,16 @@ def install(wheel: Wheel, cache: HubCache, store: Store | None, settings: Settin
         cache.write_state(STATE, {"sha256": wheel.sha256, "broken": fault})
         raise CacheError(f"{wheel.name} does not work here: {fault}")
     cache.write_state(STATE, {"sha256": wheel.sha256, "site": str(site), "source": source})
+    if store is None or source == "bucket":
+        file.unlink(missing_ok=True)  # else the publisher sends it first
     log.info("flash_attn outcome=installed wheel=%s source=%s", wheel.name, source)
     return site
+
+
+def publishable(cache: HubCache, models_prefix: str) -> dict[str, Path]:
+    """Wheels that came from the release and are to go into the bucket, by key."""
+    files = (cache.state / "wheels" / name for name in pinned_names())
+    return {f"{models_prefix}wheels/{file.name}": file for file in files if file.is_file()}
 
 
 def _obtain(wheel: Wheel, file: Path, store: Store | None, settings: Settings, release_url: str) -> str:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -75,8 +77,16 @@ def download(url: str) -> tuple[bytes, str]:
 
 
 def environment_of(pid: int) -> dict[str, str]:
-    with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 - a file of the kernel
-        return dict(line.split("=", 1) for line in os.fsdecode(file.read()).split("\0") if "=" in line)
+    lines = os.fsdecode(Path(f"/proc/{pid}/environ").read_bytes()).split("\0")
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_a_cold_boot_takes_the_weights_from_the_hub(endpoint):
@@ -88,8 +98,7 @@ def test_a_cold_boot_takes_the_weights_from_the_hub(endpoint):
 def test_the_handler_runs_in_the_boots_process_with_the_hf_home_that_the_boot_chose(endpoint):
     pid = endpoint.worker.process.pid
     environment = environment_of(pid)
-    with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123
-        assert b"handler.py" in file.read()
+    assert b"handler.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
     assert environment["HF_HOME"] == str(endpoint.worker.cache_dir)
     assert environment["HF_HUB_CACHE"] == str(endpoint.worker.cache_dir / "hub")
 
@@ -214,6 +223,18 @@ def test_sigterm_finishes_the_job_in_flight_and_exits_0(endpoint):
     server.release_polls()
     assert server.wait(job_id, JOB_S)["status"] == "COMPLETED"
     assert worker.ended() == 0
+
+
+def test_sigterm_during_the_boot_ends_it_at_once_and_leaves_no_process(endpoint):
+    worker = endpoint.start_worker("worker-3")
+    worker.until(lambda: "boot.exec" in worker.log())
+    worker.until(lambda: b"handler.py" in Path(f"/proc/{worker.process.pid}/cmdline").read_bytes())
+    worker.terminate()
+    assert worker.ended(15) in {143, -15}  # -15 before the handler's first line; in a container that is PID 1's to ignore
+    deadline = time.monotonic() + 10
+    while group_exists(worker.process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not group_exists(worker.process.pid)
 
 
 def test_no_log_holds_a_secret_a_signed_url_or_the_users_words(endpoint):

@@ -16,6 +16,7 @@ from f5_worker.publish import CLAIM_STALE_S, Publisher
 from f5_worker.restore import RestoreReport
 from f5_worker.settings import Settings
 from f5_worker.store import ObjectInfo, Upload
+from f5_worker.wheels import pinned_names
 from tests.fakes.memory_store import MemoryStore
 from tests.files import COMMIT, pinned, random_bytes, seed_cache
 
@@ -168,6 +169,18 @@ def claim(store: MemoryStore, *, age_s: float) -> str:
     data = json.dumps({"owner": "somebody else"}).encode()
     store.objects[key] = (data, ObjectInfo(key, len(data), datetime.now(UTC) - timedelta(seconds=age_s)))
     return key
+
+
+def test_a_wheel_from_its_release_goes_into_the_bucket_and_leaves_the_disk(
+    store: MemoryStore, report: RestoreReport, tmp_path: Path
+) -> None:
+    report.cache_dir = tmp_path
+    wheel = HubCache(tmp_path).state / "wheels" / pinned_names()[0]
+    wheel.parent.mkdir(parents=True)
+    wheel.write_bytes(b"wheel")
+    run(store, report)
+    assert store.objects[f"models/wheels/{wheel.name}"][0] == b"wheel"
+    assert not wheel.exists()
 
 
 def test_a_dead_publishers_claim_is_taken_over(store: MemoryStore, report: RestoreReport) -> None:

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from f5_worker import logs, reference
+from f5_worker import logs, reference, request
 from f5_worker.errors import Cancelled, EngineError, OutOfMemory, StoreUnavailable
 from f5_worker.service import Service
 from f5_worker.settings import Settings
@@ -67,8 +69,8 @@ class FakeEngine:
             self.ended.release()
 
 
-def service(engine=None, *, store=None, **settings) -> Service:
-    return Service(engine or FakeEngine(), Settings(**settings), store, boot=lambda: {"ready_s": 1.0})
+def service(engine=None, *, store=None, **chosen) -> Service:
+    return Service(engine or FakeEngine(), Settings(**chosen), store, boot=lambda: {"ready_s": 1.0})
 
 
 def run(subject: Service, job_input, job_id="job-1"):
@@ -202,6 +204,23 @@ def test_the_cause_is_in_the_log_and_the_users_words_are_not(caplog):
         run(service(), {"input": "my private words", "my private field": 1})
     assert "the cause" in caplog.text
     assert "private" not in caplog.text
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters()), inner, max_size=3),
+    max_leaves=8,
+)
+_NAMES = st.sampled_from([*request.Speech.model_fields, "text"]) | st.text(st.characters())
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(st.dictionaries(_NAMES, _JSON | st.just("a"), max_size=5) | _JSON)
+def test_whatever_a_job_holds_it_ends_with_a_payload_that_can_be_sent(job_input):
+    result = run(service(), job_input)
+    assert isinstance(result.get("error", ""), str)
+    assert ("error" in result) != ("audio" in result or "status" in result)
+    json.dumps(result, ensure_ascii=False, allow_nan=False).encode()
 
 
 def test_health_needs_no_gpu_and_names_the_boot():

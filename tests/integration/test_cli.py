@@ -1,0 +1,117 @@
+"""The operator commands as an operator runs them, against a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.hub_server import hub_server
+from tests.fakes.tiny_model import write_tiny_model
+from tests.integration.conftest import World
+
+
+@pytest.fixture(scope="module")
+def models_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+def cli(world: World, models_file: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **world.env, "F5_MODEL": "demo-tiny", "F5_MODELS_FILE": str(models_file), "HF_ENDPOINT": "http://127.0.0.1:1"}
+    env |= {"MODEL_CACHE_DIR": str(world.root / "cli-cache"), "COLUMNS": "200"} | changes
+    return subprocess.run(
+        [sys.executable, "-m", "f5_worker", *arguments], env=env, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def states(done: subprocess.CompletedProcess[str]) -> set[str]:
+    assert done.stdout, done.stderr
+    return {row["bucket"] for row in json.loads(done.stdout)["rows"]}
+
+
+def push(world: World, models_file: Path, *options: str) -> None:
+    with hub_server(models_file) as hub:
+        done = cli(world, models_file, "cache", "push", *options, HF_ENDPOINT=hub.url)
+    assert done.returncode == 0, done.stderr
+
+
+def test_push_fills_an_empty_bucket_from_the_hub_and_status_and_verify_agree(world: World, models_file: Path) -> None:
+    before = cli(world, models_file, "cache", "status", "--json")
+    assert (before.returncode, states(before)) == (1, {"missing"})
+    push(world, models_file)
+    after, verified = cli(world, models_file, "cache", "status", "--json"), cli(world, models_file, "cache", "verify", "--json")
+    assert (after.returncode, states(after)) == (0, {"ok"})
+    assert (verified.returncode, states(verified)) == (0, {"ok"})
+
+
+def test_pull_restores_from_the_bucket(world: World, models_file: Path) -> None:
+    push(world, models_file)
+    done = cli(world, models_file, "cache", "pull", "--json", MODEL_CACHE_DIR=str(world.root / "other"))
+    assert done.returncode == 0, done.stderr
+    assert {row["source"] for row in json.loads(done.stdout)["rows"]} == {"bucket"}
+
+
+def test_verify_finds_wrong_bytes_of_the_right_size_and_push_can_mend_them(world: World, models_file: Path) -> None:
+    push(world, models_file)
+    key = next(k for k in list(world.keys()) if k.endswith("model.safetensors"))
+    size = world.client.head_object(Bucket=world.bucket, Key=key)["ContentLength"]
+    world.client.put_object(Bucket=world.bucket, Key=key, Body=bytes(size))
+    done = cli(world, models_file, "cache", "verify", "--json")
+    assert done.returncode == 1
+    assert [r["key"] for r in json.loads(done.stdout)["rows"] if r["bucket"] == "wrong bytes"] == [key]
+    push(world, models_file, "--mend")
+    assert cli(world, models_file, "cache", "verify").returncode == 0
+
+
+def test_gc_leaves_young_objects_and_what_is_needed_alone(world: World, models_file: Path) -> None:
+    push(world, models_file)
+    world.client.put_object(Bucket=world.bucket, Key="models/org--gone/" + "d" * 40 + "/x.bin", Body=b"x")
+    keys = world.keys()
+    done = cli(world, models_file, "cache", "gc", "--json")
+    assert (done.returncode, json.loads(done.stdout)["rows"], world.keys()) == (0, [], keys)
+
+
+def test_a_table_for_people_names_every_file(world: World, models_file: Path) -> None:
+    push(world, models_file)
+    done = cli(world, models_file, "cache", "status")
+    assert "model.safetensors" in done.stdout
+    assert "manifest.json" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        ({"S3_BUCKET": ""}, 2, "S3_BUCKET"),
+        ({"AWS_SECRET_ACCESS_KEY": ""}, 2, "AWS_SECRET_ACCESS_KEY"),
+        ({"F5_MODEL": "nope"}, 2, "demo-tiny"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, 3, "STORE_UNAVAILABLE"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, 3, "STORE_FORBIDDEN"),
+    ],
+)
+def test_every_failure_is_one_line_and_an_exit_code(world: World, models_file: Path, changes: dict[str, str], code: int, said: str) -> None:
+    done = cli(world, models_file, "cache", "status", **changes)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_boot_report_becomes_a_picture_and_a_trace(tmp_path: Path) -> None:
+    phases = [{"name": "import torch", "lane": "handler", "start_s": 0.1, "end_s": 2.0, "bytes": 0, "source": ""}]
+    report = tmp_path / "boot-report.json"
+    report.write_text(json.dumps({"model": "m", "ready_s": 2.5, "phases": phases}))
+    command = [sys.executable, "-m", "f5_worker", "boot-report", str(report), "--out", str(tmp_path / "out")]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert (tmp_path / "out" / "boot.png").read_bytes().startswith(b"\x89PNG")
+    trace = json.loads((tmp_path / "out" / "boot.trace.json").read_text())
+    assert [e["dur"] for e in trace["traceEvents"] if e["ph"] == "X"] == [1_900_000]
+
+
+def test_a_boot_report_that_is_none_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "f5_worker", "boot-report", str(tmp_path / "absent.json")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,66 @@
+"""Real full and read-only file systems under the cache."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from f5_worker import restore as restore_module
+from f5_worker.cache import HubCache
+from f5_worker.report import Timeline, process_start_unix_s
+from tests.integration.conftest import BIG, FILES, World, assert_whole
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Path]:
+    """10 MB: less than the model."""
+    mount = tmp_path / "tmpfs"
+    mount.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(mount)], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("mounting a tmpfs needs privileges that this machine does not give")
+    yield mount
+    subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def restore_into(world: World, *roots: Path) -> restore_module.RestoreReport:
+    """With the directories given: their room was counted before somebody else filled the disk."""
+    caches = [HubCache(root) for root in roots]
+    return restore_module.restore(FILES, caches, world.settings, world.store, timeline=Timeline(process_start_unix_s()))
+
+
+@pytest.mark.parametrize("seeded", [True, False], ids=["from the bucket", "from the hub"])
+def test_a_disk_that_fills_up_in_mid_file_moves_on_and_gives_its_room_back(world: World, tmpfs: Path, seeded: bool) -> None:
+    if seeded:
+        world.seed()
+    report = restore_into(world, tmpfs / "models", world.root / "second")
+    assert report.missing == {}
+    assert report.paths[BIG].is_relative_to(world.root / "second")
+    assert not list(tmpfs.rglob("*.f5-part*"))
+    assert not list(tmpfs.rglob("*.incomplete"))
+
+
+def test_when_every_disk_is_full_the_report_says_so(world: World, tmpfs: Path) -> None:
+    world.seed()
+    report = restore_into(world, tmpfs / "models")
+    assert BIG in report.missing
+    assert "DISK_FULL" in report.missing[BIG]
+
+
+def test_a_disk_that_turns_read_only_moves_on(world: World, tmpfs: Path) -> None:
+    world.seed()
+    (tmpfs / "models" / ".f5-worker").mkdir(parents=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(tmpfs)], check=True)
+    report = restore_into(world, tmpfs / "models", world.root / "second")
+    assert report.missing == {}
+    assert all(path.is_relative_to(world.root / "second") for path in report.paths.values())
+
+
+def test_restoring_needs_no_more_disk_than_the_files_and_five_percent(world: World) -> None:
+    world.seed()
+    assert_whole(world.restore())
+    used = sum(p.stat().st_blocks * 512 for p in (world.root / "first").rglob("*") if p.is_file() and not p.is_symlink())
+    assert used <= 1.05 * sum(f.size_bytes for f in FILES)

@@ -1,0 +1,70 @@
+"""The composition root's own decisions; what it composes is tested end to end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import handler
+from tests.worker_process import ROOT
+
+QUEUE = {"RUNPOD_WEBHOOK_GET_JOB": "http://…/job-take/$ID?gpu=X"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "env", "expected"),
+    [
+        (["handler.py"], {}, True),
+        (["handler.py"], QUEUE, False),
+        (["handler.py", "--test_input", "{}"], QUEUE, True),
+        (["handler.py", "--test_input={}"], QUEUE, True),
+        (["handler.py", "--rp_serve_api"], {}, False),
+        (["handler.py", "--rp_serve_api"], QUEUE, False),
+    ],
+)
+def test_a_run_of_one_job_is_told_from_a_service(argv, env, expected):
+    assert handler.runs_one_job(argv, env) is expected
+
+
+class FakePublisher:
+    """`wait` answers or raises as told; `stopped` says whether stop was called."""
+
+    def __init__(self, answer: bool | BaseException = True) -> None:
+        self.answer, self.waited, self.stopped = answer, False, False
+
+    def wait(self, _timeout_s: float) -> bool:
+        self.waited = True
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_publishing_is_waited_for_only_when_one_job_was_run(wait):
+    publisher = FakePublisher()
+    handler.end(publisher, wait=wait)
+    assert (publisher.waited, publisher.stopped) == (wait, True)
+
+
+def test_publishing_is_stopped_in_order_when_a_signal_interrupts_the_wait():
+    publisher = FakePublisher(SystemExit(143))
+    with pytest.raises(SystemExit):
+        handler.end(publisher, wait=True)
+    assert publisher.stopped
+
+
+def test_importing_the_handler_starts_nothing_and_loads_neither_torch_nor_the_sdk():
+    check = "import handler, sys; assert not {'torch', 'runpod', 'huggingface_hub'} & set(sys.modules), sorted(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True, timeout=60)
+
+
+def test_bad_settings_are_one_line_and_exit_code_2(monkeypatch, capsys):
+    monkeypatch.setenv("S3_BUCKET", "b")
+    monkeypatch.setattr(handler.signal, "signal", lambda *_: None)
+    assert handler.main() == handler.EXIT_SETTINGS
+    assert capsys.readouterr().err.count("\n") == 1
