@@ -1,8 +1,9 @@
 """Loading the full-size checkpoint: upstream's load_model against ours, each in a process of its own.
 
-    python -m benchmarks.load [--model FOLDER] [--rounds 3]
+    python -m benchmarks.load [--model FOLDER] [--rounds 5]
 
-FOLDER holds the models.json of `tests.fakes.tiny_model.write_full_size_model`; without it the model is written to a temporary folder (1.4 GB).
+FOLDER holds the models.json of `tests.fakes.tiny_model.write_full_size_model`; without it the model is written to a temporary folder
+(1.4 GB).
 Seconds are the best of the rounds, with the file in the page cache. Exits with 1 when a bar is missed.
 """
 
@@ -68,7 +69,7 @@ def measure_ours(folder: Path, dtype: str) -> dict[str, float]:
     ready = time.perf_counter()
     built.load(paths)  # the vocoder too, which upstream loads apart
     loaded = time.perf_counter()
-    touch(built._cfm)
+    touch(built._cfm)  # noqa: SLF001 - a benchmark looks inside
     touched = time.perf_counter()
     return {
         "import_s": imported - started,
@@ -136,7 +137,7 @@ def report(folder: Path, rounds: int) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args()
     measures = {"upstream": measure_upstream, "worker": measure_worker} | {

@@ -9,8 +9,10 @@ the last bit from upstream's, because the tensors do not start where the process
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
+import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -126,30 +128,47 @@ def _read_checkpoint(path: Path, device: torch.device, dtype: torch.dtype) -> di
             raise ValueError("its header is longer than the file")
         header: dict[str, Any] = json.loads(file.read(length))
         entries = {name.removeprefix(_EMA): entry for name, entry in header.items() if name != "__metadata__"}
-        wanted = [(name, entry) for name, entry in entries.items() if name not in _NOT_WEIGHTS]
+        wanted = {name: entry for name, entry in entries.items() if name not in _NOT_WEIGHTS}
+        reader = _TensorReader(file.fileno(), 8 + length, wanted.values())
 
         def read(name: str, entry: Mapping[str, Any]) -> torch.Tensor:
             wide = dtype == torch.bfloat16 and name.startswith(_WIDE)
-            return _read_tensor(file.fileno(), 8 + length, entry).to(device=device, dtype=torch.float32 if wide else dtype)
+            return reader.read(entry).to(device=device, dtype=torch.float32 if wide else dtype, copy=True)
 
         with ThreadPoolExecutor(_READERS) as pool:
-            tensors = pool.map(read, *zip(*wanted, strict=True))
-            return {name: tensor for (name, _), tensor in zip(wanted, tensors, strict=True)}
+            return dict(zip(wanted, pool.map(read, wanted, wanted.values()), strict=True))
 
 
-def _read_tensor(descriptor: int, data_start: int, entry: Mapping[str, Any]) -> torch.Tensor:
-    start, end = entry["data_offsets"]
-    tensor = torch.empty(entry["shape"], dtype=_DTYPES[entry["dtype"]])
-    if tensor.nbytes != end - start:
-        raise ValueError("a tensor's size is not that of its shape")
-    view = memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-    done = 0
-    while done < len(view):
-        count = os.preadv(descriptor, [view[done:]], data_start + start + done)
-        if not count:
-            raise ValueError("the file ends inside a tensor")
-        done += count
-    return tensor
+class _TensorReader:
+    """Reads tensors of an open file into one buffer per thread: fresh memory for each would cost as much as reading."""
+
+    def __init__(self, descriptor: int, data_start: int, entries: Iterable[Mapping[str, Any]]) -> None:
+        self._descriptor = descriptor
+        self._data_start = data_start
+        self._largest = max((end - start for start, end in (entry["data_offsets"] for entry in entries)), default=0)
+        self._mine = threading.local()
+
+    def read(self, entry: Mapping[str, Any]) -> torch.Tensor:
+        """The tensor, valid until the thread's next read."""
+        start, end = entry["data_offsets"]
+        dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
+        if math.prod(shape) * dtype.itemsize != end - start:
+            raise ValueError("a tensor's size is not that of its shape")
+        buffer = self._buffer()[: end - start]
+        view = memoryview(buffer.numpy())  # type: ignore[arg-type]
+        done = 0
+        while done < len(view):
+            count = os.preadv(self._descriptor, [view[done:]], self._data_start + start + done)
+            if not count:
+                raise ValueError("the file ends inside a tensor")
+            done += count
+        return buffer.view(dtype).view(shape)
+
+    def _buffer(self) -> torch.Tensor:
+        if not hasattr(self._mine, "buffer"):
+            self._mine.buffer = torch.empty(self._largest, dtype=torch.uint8)
+        buffer: torch.Tensor = self._mine.buffer
+        return buffer
 
 
 def load_vocoder(upstream: Upstream, spec: ModelSpec, config: Path, weights: Path, device: torch.device) -> Vocoder:
