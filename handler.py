@@ -108,9 +108,7 @@ def boot_report(spec: ModelSpec, engine: Engine, restored: RestoreReport, timeli
     for phase in restored.phases:  # the child's; a restore in this process has written its own into the timeline already
         if phase not in timeline.phases:
             timeline.add(phase)
-    files = [{name: value for name, value in file.items() if name != "local"} for file in restored.files_json()]
-    bucket = {name: getattr(restored, f"bucket_{name}") for name in ("outcome", "seconds", "bytes")} | {"hub_bytes": restored.hub_bytes}
-    return report.compose(timeline, model=spec.name, files=files, bucket=bucket, engine=engine.describe())
+    return report.compose(timeline, model=spec.name, files=restored.files_json(), bucket=restored.bucket_json(), engine=engine.describe())
 
 
 def keep(booted: Mapping[str, Any], restored: RestoreReport) -> None:

@@ -38,7 +38,7 @@ def ours(job: dict) -> None:
 
 def bare(job: dict) -> None:
     """The least that gives the same bytes with the same guarantee: no retries, bounds, journal, resume or keep-alive logic."""
-    connections, range_bytes, slice_bytes = job["connections"], job["range_bytes"], 512 * 1024
+    connections, range_bytes, slice_bytes = job["connections"], job["range_bytes"], 256 * 1024
     context = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
     files, tasks = [], []
     for entry in job["files"]:

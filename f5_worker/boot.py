@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from f5_worker import wheels
+from f5_worker import hub
 from f5_worker.cache import HubCache
 from f5_worker.errors import WeightsUnavailable
 from f5_worker.manifest import PinnedFile
@@ -46,7 +46,13 @@ def start_restore(
 def start_wheel(cache: HubCache, settings: Settings, store: Store | None, env: MutableMapping[str, str]) -> None:
     """Fork a child that installs flash-attn when it is wanted."""
     if settings.flash_attn != "off":
-        _start_child("WHEEL", env, lambda _stop: str(wheels.ensure(settings, cache, store) or "").encode())
+        _start_child("WHEEL", env, lambda _stop: _ensure_wheel(settings, cache, store))
+
+
+def _ensure_wheel(settings: Settings, cache: HubCache, store: Store | None) -> bytes:
+    from f5_worker import wheels  # noqa: PLC0415 - 0.1 s of imports that only this child pays
+
+    return str(wheels.ensure(settings, cache, store) or "").encode()
 
 
 def join_wheel(env: Mapping[str, str]) -> Path | None:
@@ -56,9 +62,12 @@ def join_wheel(env: Mapping[str, str]) -> Path | None:
 
 
 def join(
-    files: Sequence[PinnedFile], settings: Settings, store: Store | None, env: Mapping[str, str], *, timeline: Timeline
+    files: Sequence[PinnedFile], settings: Settings, store: Store | None, env: MutableMapping[str, str], *, timeline: Timeline
 ) -> RestoreReport:
     """The report of the boot's restore; without one (handler started alone, child killed) the restore runs here.
+
+    Then every file is present and verified, and env tells whatever imports huggingface_hub later where they are and that
+    it need not ask the hub.
 
     Raises:
         WeightsUnavailable: a file is missing; the message says why for each source.
@@ -75,6 +84,9 @@ def join(
     if report.missing:
         causes = "; ".join(dict.fromkeys(f"{f.path.rsplit('/', 1)[-1]}: {why}" for f, why in report.missing.items()))
         raise WeightsUnavailable(f"{len(report.missing)} of {len(files)} model files could not be had: {causes}")
+    if report.cache_dir:
+        hub.set_client_env(env, HubCache(report.cache_dir))
+    env["HF_HUB_OFFLINE"] = "1"
     return report
 
 
@@ -117,7 +129,8 @@ def _childs_report(name: str, env: Mapping[str, str], timeout_s: float) -> bytes
 
 
 def _wait(pid: int, timeout_s: float) -> None:
-    """Reap the child; kill it when it outlives every deadline of its own."""
+    """Reap the child; kill it when it outlives every deadline of its own. Raises ChildProcessError when it is no child of ours."""
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     handle = os.pidfd_open(pid)
     try:
         if not select.select([handle], [], [], timeout_s)[0]:

@@ -24,12 +24,15 @@ from f5_worker import text as texts
 from f5_worker import upstream, weights
 from f5_worker.audio import Samples
 from f5_worker.errors import Cancelled, EngineError, OutOfMemory, TextEmpty
+from f5_worker.joined import Joined
 from f5_worker.manifest import ModelSpec, PinnedFile
 from f5_worker.reference import Voice, default_voice
+from f5_worker.script import plan
 
 log = logging.getLogger(__name__)
 
 PASS_SECONDS = 22.0  # reference and output of one pass; the model was trained on up to 30 s, upstream leaves this margin
+PRESETS = {"fast": 7, "balanced": 16, "high": 32}  # nfe_step; the first two have pruned schedules
 _SHORT_SPEED = 0.3  # upstream's speed for a chunk of fewer than texts.SHORT_BYTES
 _PRUNED_STEPS = frozenset({5, 6, 7, 10, 12, 16})  # f5_tts.model.utils.get_epss_timesteps
 _CHARACTERS_SHOWN = 10
@@ -58,13 +61,16 @@ class Options:
     speed: float = 1.0
     target_rms: float = 0.1
     cross_fade_s: float = 0.15
+    normalize: bool = True  # numbers, dates, amounts as words
+    language: str | None = None  # of the text; None: told by the text
+    tags: bool = False  # [pause:1.5s] is a silence
 
 
 @dataclass(frozen=True)
 class Speech:
     samples: Samples  # mono
     sample_rate_hz: int
-    segments: list[tuple[str, float, float]]  # (text, start_s, end_s) of every chunk; they touch in the middle of the cross-fade
+    segments: list[tuple[str, float, float]]  # (text as written, start_s, end_s) of every chunk; they touch in the middle of the cross-fade
     warnings: list[tuple[str, str]]  # (code, message)
 
 
@@ -160,18 +166,32 @@ class Engine:
             OutOfMemory, EngineError: the model failed.
         """
         self._ready()
-        chunks = texts.chunk(texts.clean(text), max_chunk_bytes(voice, options.speed))
-        warnings = [*voice.warnings, *self._check_text(text), *_check_options(options)]
+        budget = max_chunk_bytes(voice, options.speed)
+        script = plan(text, budget, normalize=options.normalize, language=options.language, tags=options.tags)
+        warnings = [*voice.warnings, *script.warnings, *self._check_text(text, {*"".join(chunk.spoken for chunk in script.chunks)}), *_check_options(options)]
         joined = Joined(int(options.cross_fade_s * self.sample_rate_hz))
-        for index, piece in enumerate(chunks):
-            _, wave = self.render(piece, voice, replace(options, seed=chunk_seed(options.seed, index)), cancelled)
-            joined.append(wave)
-            on_chunk(index + 1, len(chunks))
-        bounds = joined.bounds()
-        segments = [
-            (piece, start / self.sample_rate_hz, end / self.sample_rate_hz) for piece, (start, end) in zip(chunks, bounds, strict=True)
-        ]
-        return Speech(joined.samples(), self.sample_rate_hz, segments, warnings)
+        for index, piece in enumerate(script.chunks):
+            joined.pause(int(piece.pause_before_s * self.sample_rate_hz))
+            joined.append(self._speak(piece.spoken, voice, replace(options, seed=chunk_seed(options.seed, index)), cancelled))
+            on_chunk(index + 1, len(script.chunks))
+        joined.pause(int(script.pause_after_s * self.sample_rate_hz))
+        rate_hz = self.sample_rate_hz
+        segments = [(piece.written, start / rate_hz, end / rate_hz) for piece, (start, end) in zip(script.chunks, joined.bounds, strict=True)]
+        return Speech(joined.samples(), rate_hz, segments, warnings)
+
+    def _speak(self, chunk: str, voice: Voice, options: Options, cancelled: Callable[[], bool]) -> Samples:
+        """One chunk; when the device's memory does not suffice, once more in two halves."""
+        try:
+            return self.render(chunk, voice, options, cancelled)[1]
+        except OutOfMemory:
+            halves = texts.chunk(chunk, len(chunk.encode()) * 3 // 5)
+            if len(halves) < 2:
+                raise
+        log.warning("out_of_memory action=halve bytes=%d", len(chunk.encode()))
+        joined = Joined(int(options.cross_fade_s * self.sample_rate_hz))
+        for index, half in enumerate(halves):
+            joined.append(self.render(half, voice, replace(options, seed=chunk_seed(options.seed, index)), cancelled)[1])
+        return joined.samples()
 
     def render(self, chunk: str, voice: Voice, options: Options, cancelled: Callable[[], bool]) -> tuple[torch.Tensor, Samples]:
         """One pass of the model: mel (1, mels, frames) in float32 and wave of one chunk."""
@@ -237,47 +257,17 @@ class Engine:
         vocab = self._cfm.vocab_char_map
         return char in vocab or all(token in vocab for token in self._up.convert_char_to_pinyin([char])[0])
 
-    def _check_text(self, text: str) -> list[tuple[str, str]]:
-        unknown = texts.unknown_characters(text, self._knows)
+    def _check_text(self, text: str, spoken: set[str]) -> list[tuple[str, str]]:
+        """Characters that reach the model and are not in its vocabulary; those that became words are no matter."""
+        unknown = texts.unknown_characters(text, lambda char: char not in spoken or self._knows(char))
         if not unknown:
             return []
-        if not any(char.isalnum() and char not in unknown for char in text):
+        if not any(char.isalnum() and char not in unknown for char in spoken):
             raise TextEmpty("the model knows none of the characters of this text: its languages are those of its vocabulary")
         listed = [f"{char!r} at {', '.join(map(str, at[:5]))}{' …' if len(at) > 5 else ''}" for char, at in unknown.items()]
         more = f" and {len(listed) - _CHARACTERS_SHOWN} more" if len(listed) > _CHARACTERS_SHOWN else ""
         message = f"the model cannot speak these characters and leaves a gap: {'; '.join(listed[:_CHARACTERS_SHOWN])}{more}"
         return [("CHARACTERS_UNKNOWN", message)]
-
-
-class Joined:
-    """Waves put together with an equal-power cross-fade."""
-
-    def __init__(self, fade: int) -> None:
-        self._fade = fade
-        self._parts: list[Samples] = []
-        self._length = 0
-        self._cuts = [0]
-
-    def append(self, wave: Samples) -> None:
-        """Lay the start of the wave over the end of what is there."""
-        fade = min(self._fade, len(self._parts[-1]), len(wave)) if self._parts else 0
-        if fade:
-            angle = np.linspace(0.0, np.pi / 2, fade, dtype=np.float32)
-            before, wave = self._parts[-1], wave.copy()
-            wave[:fade] = before[-fade:] * np.cos(angle) + wave[:fade] * np.sin(angle)
-            self._parts[-1] = before[:-fade]
-        if self._parts:
-            self._cuts.append(self._length - fade + fade // 2)
-        self._parts.append(wave)
-        self._length += len(wave) - fade
-
-    def bounds(self) -> list[tuple[int, int]]:
-        """(start, end) of every wave in samples."""
-        ends = [*self._cuts[1:], self._length]
-        return list(zip(self._cuts[: len(self._parts)], ends, strict=True)) if self._parts else []
-
-    def samples(self) -> Samples:
-        return np.concatenate(self._parts) if self._parts else np.zeros(0, dtype=np.float32)
 
 
 def max_chunk_bytes(voice: Voice, speed: float) -> int:

@@ -295,8 +295,6 @@ class Session:
 
 
 def _arena(count: int, size_bytes: int) -> list[memoryview]:
-    """Buffers out of one mapping with huge pages: touching fresh memory is the dearest part of a download here."""
-    memory = mmap.mmap(-1, max(1, count) * size_bytes)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    view = memoryview(memory)
+    """Buffers out of one anonymous mapping: no page of it costs anything before it is touched."""
+    view = memoryview(mmap.mmap(-1, max(1, count) * size_bytes))
     return [view[n * size_bytes : (n + 1) * size_bytes] for n in range(count)]

@@ -18,6 +18,7 @@ CLIENT_ENV = {
     "HF_HUB_DOWNLOAD_TIMEOUT": "10",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_VERBOSITY": "error",  # it announces each retry twice; the outcome is in our log
 }
 
 
@@ -38,7 +39,7 @@ def download(file: PinnedFile, cache: HubCache) -> None:
     """
     set_client_env(os.environ, cache)
     # Imported here: 0.4 s that a boot from the bucket saves, and the client reads its environment at import.
-    import httpx  # noqa: PLC0415
+    import httpx2  # noqa: PLC0415 - what huggingface_hub 2 speaks HTTP with
     from huggingface_hub import hf_hub_download  # noqa: PLC0415
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
 
@@ -47,7 +48,7 @@ def download(file: PinnedFile, cache: HubCache) -> None:
     except HfHubHTTPError as exc:
         status = exc.response.status_code if exc.response is not None else "no status"
         raise HubUnavailable(f"the hub answered {status} for {file.repo}; a gated or private repository needs HF_TOKEN") from exc
-    except (LocalEntryNotFoundError, httpx.HTTPError, ConnectionError, TimeoutError) as exc:
+    except (LocalEntryNotFoundError, httpx2.HTTPError, ConnectionError, TimeoutError) as exc:
         raise HubUnavailable(f"the hub could not be reached ({type(exc).__name__})") from exc
     except OSError as exc:
         kind = DiskFull if exc.errno == 28 else CacheError  # ENOSPC

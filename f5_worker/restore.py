@@ -9,7 +9,6 @@ import json
 import logging
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from f5_worker.store import Store
 log = logging.getLogger(__name__)
 
 URL_EXPIRES_S = 3600
-HUB_THREADS = 4
 
 
 @dataclass
@@ -84,7 +82,7 @@ class RestoreReport:
             "seconds": round(self.bucket_seconds, 3),
             "bytes": self.bucket_bytes,
             "hub_bytes": self.hub_bytes,
-            "wrong_keys": self.wrong_keys,
+            "wrong_objects": len(self.wrong_keys),
         }
 
 
@@ -220,12 +218,13 @@ class _Restore:
         if not wanted or self.stop.is_set():
             return
         cache.remove_parts(wanted)  # the hub's client writes its own part files: no room is needed twice
-        with self.timeline.phase("download from hub", lane="restore") as phase, ThreadPoolExecutor(HUB_THREADS) as pool:
+        with self.timeline.phase("download from hub", lane="restore") as phase:
             phase.source = "hub"
-            for file, error in zip(wanted, pool.map(lambda f: self._download(f, cache), wanted), strict=True):
-                if error:
+            for file in wanted:  # one after the other: the hub's client shares one connection pool, which any error closes for all
+                if error := self._download(file, cache):
                     before = self.report.missing.get(file)
                     self.report.missing[file] = f"{before}; {error}" if before else str(error)
+                    break  # without this file the model cannot be loaded, and a dead hub costs 24 s of its client's retries each time
         phase.bytes = self.report.hub_bytes = sum(f.size_bytes for f in wanted if self.report.sources.get(f) == "hub")
         failed = self._lacking(wanted)
         seconds = phase.end_s - phase.start_s

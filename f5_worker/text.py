@@ -11,7 +11,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from f5_worker.errors import TextEmpty, TextTooLong
 
@@ -65,14 +65,20 @@ def _visible(char: str) -> str:
     return " " if category in {"Cc", "Cs", "Co", "Cn", "Zs"} else char
 
 
-def chunk(text: str, max_bytes: int) -> list[str]:
-    """Cut cleaned text into chunks of at most max_bytes UTF-8 bytes: at sentences, else clauses, else words, else characters.
+def spans(text: str, max_bytes: int) -> list[tuple[int, int]]:
+    """Cut cleaned text into (start, end) of at most max_bytes UTF-8 bytes: at sentences, else clauses, else words, else characters.
 
-    Nothing but white space at the cuts is lost; line breaks become spaces.
+    The spans touch; white space at their ends does not count.
     """
     max_bytes = max(max_bytes, 4)  # any single character fits
     packed = _pack(_split_sentences(text), max_bytes, max_bytes, (_split_clauses, _split_words, list))
-    chunks = [" ".join("".join(atoms).split()) for atoms in _without_short_end(packed, max_bytes)]
+    ends = list(accumulate(sum(map(len, atoms)) for atoms in _without_short_end(packed, max_bytes)))
+    return list(pairwise([0, *ends]))
+
+
+def chunk(text: str, max_bytes: int) -> list[str]:
+    """The texts of `spans`, line breaks as spaces."""
+    chunks = [" ".join(text[start:end].split()) for start, end in spans(text, max_bytes)]
     return [piece for piece in chunks if piece]
 
 

@@ -217,7 +217,7 @@ def test_a_second_worker_restores_from_the_bucket_and_asks_the_hub_for_nothing(e
 
 def test_sigterm_finishes_the_job_in_flight_and_exits_0(endpoint):
     server, worker = endpoint.server, endpoint.worker
-    job_id = server.submit(REQUEST | {"input": WORDS * 20, "nfe_step": 12})
+    job_id = server.submit(REQUEST | {"input": WORDS * 6, "nfe_step": 12})
     # SDK 1.12 loses a job that it has taken but not started when the signal comes (rp_scale.run_jobs ends on an empty queue).
     worker.until(lambda: job_id in worker.log())
     worker.terminate()

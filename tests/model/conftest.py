@@ -12,6 +12,8 @@ from f5_worker.engine import Backend, Engine
 from f5_worker.reference import Voice, default_voice
 from tests.fakes.tiny_model import write_tiny_model
 
+torch.set_num_threads(1)  # threads that wait for each other cost a tiny model more than they save, most of all on a busy machine
+
 FLOAT32 = Backend(torch.device("cpu"), torch.float32, "torch")
 FLOAT16 = Backend(torch.device("cpu"), torch.float16, "torch")  # what CUDA computes in
 BFLOAT16 = Backend(torch.device("cpu"), torch.bfloat16, "torch")

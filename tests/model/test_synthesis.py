@@ -94,7 +94,8 @@ def test_segments_cover_the_speech_without_gaps(engine: Engine, voice: Voice) ->
 
 @pytest.mark.parametrize("nfe_step", [16, 32, 64])
 def test_common_step_counts_work_in_every_precision(any_engine: Engine, voice: Voice, nfe_step: int) -> None:
-    assert len(speak(any_engine, "Hi.", voice, replace(OPTIONS, nfe_step=nfe_step)).samples) > 0
+    short = replace(voice, samples=voice.samples[:24_000], seconds=1.0)
+    assert len(speak(any_engine, "Hi.", short, replace(OPTIONS, nfe_step=nfe_step)).samples) > 0
 
 
 def test_cancel_takes_effect_within_one_step(engine: Engine, voice: Voice) -> None:

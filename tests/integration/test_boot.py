@@ -1,0 +1,86 @@
+"""The boot's children and the join, in a process of their own (they fork and reap)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from f5_worker import boot, hub
+from f5_worker.cache import HubCache
+from f5_worker.errors import WeightsUnavailable
+from f5_worker.placement import choose
+from f5_worker.report import Timeline, process_start_unix_s
+from tests.integration.conftest import FILES, World, assert_whole
+
+
+def start(world: World) -> dict[str, str]:
+    env: dict[str, str] = {}
+    settings = world.settings
+    boot.start_restore(FILES, choose(settings, FILES), settings, world.store, env)
+    return env
+
+
+def join(world: World, env: dict[str, str]):
+    return boot.join(FILES, world.settings, world.store, env, timeline=Timeline(process_start_unix_s()))
+
+
+def test_the_child_restores_and_the_handler_learns_every_path(world: World) -> None:
+    world.seed()
+    env = start(world)
+    report = join(world, env)
+    assert_whole(report)
+    assert report.bucket_outcome == "hit"
+    assert [p.lane for p in report.phases] == ["restore"] * len(report.phases)
+
+
+def test_after_the_join_the_hub_client_is_offline_and_looks_into_the_cache(world: World) -> None:
+    world.seed()
+    env = start(world)
+    report = join(world, env)
+    assert (env["HF_HUB_OFFLINE"], env["HF_HOME"], env["HF_HUB_CACHE"]) == ("1", str(report.cache_dir), f"{report.cache_dir}/hub")
+
+
+def test_a_killed_child_is_replaced_by_a_restore_in_the_handler(world: World) -> None:
+    world.seed()
+    env = start(world)
+    os.kill(int(env["F5_RESTORE_PID"]), signal.SIGKILL)
+    assert_whole(join(world, env))
+
+
+def test_a_pid_that_is_no_child_of_ours_is_replaced_by_a_restore_in_the_handler(world: World) -> None:
+    world.seed()
+    assert_whole(join(world, {"F5_RESTORE_PID": "1", "F5_RESTORE_FD": "0"}))
+
+
+def test_a_handler_started_alone_restores_by_itself(world: World) -> None:
+    world.seed()
+    env: dict[str, str] = {}
+    assert_whole(join(world, env))
+    assert env["HF_HOME"] == str(world.root / "first")
+
+
+def test_weights_that_nobody_has_are_one_error_with_every_cause_and_the_client_stays_online(world: World) -> None:
+    world.hub.fail_status = 500
+    env = start(world)
+    with pytest.raises(WeightsUnavailable, match=r"STORE_NOT_FOUND.*HUB_UNAVAILABLE"):
+        join(world, env)
+    assert "HF_HUB_OFFLINE" not in env
+
+
+def test_a_users_own_hub_time_outs_stay() -> None:
+    env = {"HF_HUB_ETAG_TIMEOUT": "77"}
+    hub.set_client_env(env, HubCache(Path("/x")))
+    assert env["HF_HUB_ETAG_TIMEOUT"] == "77"
+    assert env["HF_HOME"] == "/x"
+
+
+def test_the_boot_loads_neither_torch_nor_runpod() -> None:
+    code = (
+        'import model_cache_init, sys; assert not {"torch", "runpod", "boto3", "huggingface_hub"} & set(sys.modules), sorted(sys.modules)'
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
