@@ -90,6 +90,7 @@ def _seed(server: Seaweed, folder: Path, *, scale: float) -> list[dict[str, obje
                 file.write(block)
         client.upload_file(str(path), BUCKET, PREFIX + name)
         files.append({"name": name, "key": PREFIX + name, "size": size, "sha256": digest.hexdigest()})
+    os.sync()  # or the first contestant would pay for the writing back
     return files
 
 

@@ -29,9 +29,10 @@ def cardinal(number: int) -> str:
     for value, name in ((10**8, "亿"), (10**4, "万")):
         if number >= value:
             rest = number % value
-            return cardinal(number // value) + name + ("零" if 0 < rest < value // 10 else "") + (cardinal(rest) if rest else "")
+            head = "两" if number // value == 2 else cardinal(number // value)
+            return head + name + ("零" if 0 < rest < value // 10 else "") + (cardinal(rest) if rest else "")
     said = _below_10000(number)
-    return said.removeprefix("一") if 10 <= number < 20 else said
+    return said.removeprefix("一") if 10 <= number < 20 else said.replace("二千", "两千")
 
 
 def _below_10000(number: int) -> str:
@@ -102,5 +103,6 @@ RULES: list[Rule] = [
     ),
     (re.compile(r"(?<![\d-])1\d{2}[- ]?\d{4}[- ]?\d{4}(?!\d)"), lambda m: digits(m[0]).replace("一", "幺")),
     (re.compile(rf"{_START}({_NUMBER})\s?[-\u2013~～]\s?({_NUMBER}){_STOP}"), lambda m: f"{number(m[1])}到{number(m[2])}"),
-    (re.compile(rf"(?<![\d.,A-Za-z])(?P<sign>(?<![\w)])[-\u2212])?(?P<number>{_NUMBER})"), _plain),
+    (re.compile(r"(?<!\d)(\d{1,3})[:：](\d{1,3})(?![\d:：])"), lambda m: f"{cardinal(int(m[1]))}比{cardinal(int(m[2]))}"),
+    (re.compile(rf"(?<![\d.,A-Za-z])(?P<sign>(?<![\dA-Za-z)])[-\u2212])?(?P<number>{_NUMBER})"), _plain),
 ]

@@ -168,7 +168,12 @@ class Engine:
         self._ready()
         budget = max_chunk_bytes(voice, options.speed)
         script = plan(text, budget, normalize=options.normalize, language=options.language, tags=options.tags)
-        warnings = [*voice.warnings, *script.warnings, *self._check_text(text, {*"".join(chunk.spoken for chunk in script.chunks)}), *_check_options(options)]
+        warnings = [
+            *voice.warnings,
+            *script.warnings,
+            *self._check_text(text, {*"".join(chunk.spoken for chunk in script.chunks)}),
+            *_check_options(options),
+        ]
         joined = Joined(int(options.cross_fade_s * self.sample_rate_hz))
         for index, piece in enumerate(script.chunks):
             joined.pause(int(piece.pause_before_s * self.sample_rate_hz))
@@ -176,7 +181,9 @@ class Engine:
             on_chunk(index + 1, len(script.chunks))
         joined.pause(int(script.pause_after_s * self.sample_rate_hz))
         rate_hz = self.sample_rate_hz
-        segments = [(piece.written, start / rate_hz, end / rate_hz) for piece, (start, end) in zip(script.chunks, joined.bounds, strict=True)]
+        segments = [
+            (piece.written, start / rate_hz, end / rate_hz) for piece, (start, end) in zip(script.chunks, joined.bounds, strict=True)
+        ]
         return Speech(joined.samples(), rate_hz, segments, warnings)
 
     def _speak(self, chunk: str, voice: Voice, options: Options, cancelled: Callable[[], bool]) -> Samples:

@@ -156,7 +156,7 @@ def _address(match: re.Match[str]) -> str:
 def _capitals(match: re.Match[str]) -> str | None:
     words = match[0]
     if words in _SAID_AS_WORDS or " " in words or (len(words) > 4 and re.search("[AEIOUY]", words)):
-        return words.lower() if " " in words else words.capitalize()
+        return words.capitalize()
     return None
 
 
@@ -191,7 +191,7 @@ RULES: list[Rule] = [
         lambda m: f"{cardinal(int(m[1]))} {_TENS[int(m[2][0])].removesuffix('y')}ies" if m[2] != "00" else None,
     ),
     (re.compile(rf"{_START}({_INT})(?:st|nd|rd|th)\b"), lambda m: ordinal(int(m[1].replace(",", "")))),
-    (re.compile(r"(?<=[Ii]n |by |of )(1[1-9]\d\d|20\d\d)(?![\w%,.]*\d)(?!\w)"), lambda m: year(int(m[1]))),
+    (re.compile(r"(?<=[Ii]n |[Bb]y |[Oo]f )(1[1-9]\d\d|20\d\d)(?![\w%,.]*\d)(?!\w)"), lambda m: year(int(m[1]))),
     (re.compile(rf"{_START}(?P<sign>[-\u2212])?(?P<number>{_NUMBER})\s?(?P<unit>{'|'.join(map(re.escape, _UNITS))})(?![\w/])"), _unit),
     (re.compile(rf"{_START}(?P<top>\d)/(?P<bottom>\d){_STOP}(?!/)"), _fraction),
     (re.compile(rf"{_START}(\d+(?:\.\d+){{2,}}){_STOP}"), lambda m: " point ".join(cardinal(int(part)) for part in m[1].split("."))),
@@ -200,6 +200,8 @@ RULES: list[Rule] = [
         re.compile(rf"{_START}(\d{{1,3}})\s?[-\u2013]\s?(\d{{1,3}}){_STOP}(?![-.]\d)"),
         lambda m: f"{cardinal(int(m[1]))} to {cardinal(int(m[2]))}",
     ),
+    (re.compile(rf"{_START}24/7{_STOP}"), lambda _: "twenty-four seven"),
+    (re.compile(rf"{_START}(\d{{1,3}}):(\d{{1,3}})(?![\d:])"), lambda m: f"{cardinal(int(m[1]))} to {cardinal(int(m[2]))}"),
     (re.compile(rf"#(\d+){_STOP}"), lambda m: f"number {number(m[1])}"),
     (re.compile(r"\bNo\. (?=\d)"), lambda _: "number "),
     (re.compile(rf"(?<![\w.,])(?P<sign>(?<![\w)])[-\u2212])?(?P<number>{_NUMBER})"), _plain),
