@@ -112,7 +112,8 @@ def report(args: argparse.Namespace) -> int:
     met["peak_rss_lower"] = ours["peak_rss_gb"] < upstream["peak_rss_gb"]
     met["first_call_as_fast"] = ours["calls_s"][0] <= 1.1 * max(ours["calls_s"][1:], default=ours["calls_s"][0])
     for name, ok in met.items():
-        print(f"{name} {figures.get(name, float('nan')):.3f} (bar {BARS.get(name, '-')}): {'met' if ok else 'MISSED'}")
+        figure = f" {figures[name]:.3f} (bar {BARS[name]})" if name in figures else ""
+        print(f"{name}{figure}: {'met' if ok else 'MISSED'}")
     results = ROOT / "benchmarks" / "results" / "engine.json"
     results.parent.mkdir(exist_ok=True)
     body = {"cpus": os.cpu_count(), "nfe": args.nfe, "figures": figures, "bars": BARS, "met": met, **rows}

@@ -60,12 +60,12 @@ def measure_ours(folder: Path, dtype: str) -> dict[str, float]:
     started = time.perf_counter()
     import torch
 
-    from f5_worker import engine, upstream
+    from f5_worker import backend, engine, upstream
 
     upstream.load()
     spec, paths = spec_of(folder)
     imported = time.perf_counter()
-    built = engine.Engine.build(spec, engine.Backend(torch.device("cpu"), getattr(torch, dtype), "torch"))
+    built = engine.Engine.build(spec, backend.Backend(torch.device("cpu"), getattr(torch, dtype), "torch"))
     ready = time.perf_counter()
     built.load(paths)  # the vocoder too, which upstream loads apart
     loaded = time.perf_counter()

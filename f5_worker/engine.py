@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import logging
 import threading
 import time
@@ -20,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from f5_worker import post, upstream, weights
 from f5_worker import text as texts
-from f5_worker import upstream, weights
 from f5_worker.audio import Samples
+from f5_worker.backend import Backend, choose_backend
 from f5_worker.errors import Cancelled, EngineError, OutOfMemory, TextEmpty
 from f5_worker.joined import Joined
 from f5_worker.manifest import ModelSpec, PinnedFile
@@ -42,15 +42,6 @@ _generator_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Backend:
-    """Where and how the model computes."""
-
-    device: torch.device
-    dtype: torch.dtype
-    attn_backend: str  # torch | flash_attn
-
-
-@dataclass(frozen=True)
 class Options:
     """How to speak. Defaults are upstream's."""
 
@@ -64,6 +55,9 @@ class Options:
     normalize: bool = True  # numbers, dates, amounts as words
     language: str | None = None  # of the text; None: told by the text
     tags: bool = False  # [pause:1.5s] is a silence
+    longest_silence_s: float | None = None
+    loudness_lufs: float | None = None
+    fade_s: float = 0.0  # at both ends
 
 
 @dataclass(frozen=True)
@@ -72,16 +66,6 @@ class Speech:
     sample_rate_hz: int
     segments: list[tuple[str, float, float]]  # (text as written, start_s, end_s) of every chunk; they touch in the middle of the cross-fade
     warnings: list[tuple[str, str]]  # (code, message)
-
-
-def choose_backend() -> Backend:
-    """float16 on CUDA from compute capability 7.0 as upstream, bfloat16 on the CPU (half the time of float32)."""
-    if not torch.cuda.is_available():
-        return Backend(torch.device("cpu"), torch.bfloat16, "torch")
-    device = torch.device("cuda", torch.cuda.current_device())
-    major, _ = torch.cuda.get_device_capability(device)
-    flash = major >= 8 and importlib.util.find_spec("flash_attn") is not None
-    return Backend(device, torch.float16 if major >= 7 else torch.float32, "flash_attn" if flash else "torch")
 
 
 class Engine:
@@ -295,6 +279,16 @@ def _frames(ref_frames: int, ref_text: str, chunk: str, speed: float) -> int:
     if length < texts.SHORT_BYTES:
         speed = _SHORT_SPEED
     return ref_frames + int(ref_frames / len(ref_text.encode()) * length / speed)
+
+
+def _finish(samples: Samples, bounds: post.Bounds, rate_hz: int, options: Options) -> tuple[Samples, post.Bounds]:
+    if options.longest_silence_s is not None:
+        samples, bounds = post.shorten_silences(samples, rate_hz, bounds, options.longest_silence_s)
+    if options.loudness_lufs is not None:
+        samples = post.set_loudness(samples, rate_hz, options.loudness_lufs)
+    if options.fade_s:
+        samples = post.fade_ends(samples, rate_hz, options.fade_s)
+    return samples, bounds
 
 
 def _check_options(options: Options) -> list[tuple[str, str]]:

@@ -27,7 +27,7 @@ _OTHERS = frozenset(
     re.findall(
         r"\w+",
         """der die das und ist nicht ein eine den dem von mit auf es im zu le la les et est un une des du que qui pas pour dans el los las
-        y en por con una se il che non per di della sono o os uma não het een van dat nie jest się na i og er det att och är ve bir bu""",
+        y en por con una se il che non per di della sono o os uma não het een van dat nie jest się na og er det att och är ve bir bu""",
     )
 )
 

@@ -30,8 +30,8 @@ class Item:
 class Limits:
     """Knobs and bounds. A dead endpoint costs at most first_byte_s + 1 s, a stalled one first_byte_s + stall_window_s + 1 s."""
 
-    connections: int = 16
-    range_bytes: int = 8 * 1024 * 1024
+    connections: int = 24
+    range_bytes: int = 4 * 1024 * 1024
     connect_s: float = 3.0
     first_byte_s: float = 3.0  # also for a connection that falls silent in the middle of a body
     stall_bytes_per_s: float = 5e6  # of all connections together

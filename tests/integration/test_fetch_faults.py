@@ -21,7 +21,17 @@ from pathlib import Path
 import pytest
 
 from f5_worker import part_file
-from f5_worker.errors import CacheError, Cancelled, DiskFull, StoreCorrupt, StoreForbidden, StoreNoBucket, StoreNotFound, StoreUnavailable
+from f5_worker.errors import (
+    CacheError,
+    Cancelled,
+    DiskFull,
+    StoreCorrupt,
+    StoreForbidden,
+    StoreMisplaced,
+    StoreNoBucket,
+    StoreNotFound,
+    StoreUnavailable,
+)
 from f5_worker.fetch import Item, Limits, Outcome, fetch
 from tests.fakes import fault_proxy as faults
 from tests.fakes.fault_proxy import Fault, FaultProxy
@@ -154,16 +164,16 @@ def test_a_server_that_ignores_ranges_and_sends_chunks_is_read_to_its_end(proxy:
 
 
 REFUSALS = [
-    (faults.status(404, code="NoSuchKey"), StoreNotFound, "NoSuchKey"),
-    (faults.status(404), StoreNotFound, "404"),
-    (faults.status(404, code="NoSuchBucket"), StoreNoBucket, "NoSuchBucket"),
-    (faults.status(301, code="PermanentRedirect"), StoreNoBucket, "PermanentRedirect"),
-    (faults.status(307, code="TemporaryRedirect"), StoreNoBucket, "AWS_REGION"),
+    (faults.status(404, code="NoSuchKey"), StoreNotFound, "no such object"),
+    (faults.status(404), StoreNotFound, "no such object"),
+    (faults.status(404, code="NoSuchBucket"), StoreNoBucket, "S3_BUCKET"),
+    (faults.status(301, code="PermanentRedirect"), StoreMisplaced, "PermanentRedirect"),
+    (faults.status(307, code="TemporaryRedirect"), StoreMisplaced, "AWS_REGION"),
     (faults.status(401), StoreForbidden, "401"),
     (faults.status(403, code="AccessDenied"), StoreForbidden, "AccessDenied"),
     (faults.status(403, code="ExpiredToken"), StoreForbidden, "ExpiredToken"),
     (faults.status(400, code="ExpiredToken"), StoreForbidden, "ExpiredToken"),
-    (faults.status(400, code="AuthorizationHeaderMalformed"), StoreForbidden, "AuthorizationHeaderMalformed"),
+    (faults.status(400, code="AuthorizationHeaderMalformed"), StoreMisplaced, "AWS_REGION"),
     (faults.status(403, code="InvalidAccessKeyId"), StoreForbidden, "AWS_ACCESS_KEY_ID"),
     (faults.status(403, code="SignatureDoesNotMatch"), StoreForbidden, "AWS_SECRET_ACCESS_KEY"),
     (faults.status(403, code="RequestTimeTooSkewed"), StoreForbidden, "clock"),
@@ -231,10 +241,18 @@ def test_an_object_that_changes_again_and_again_is_corrupt(proxy: FaultProxy, tm
 
 @pytest.mark.parametrize(
     "fault",
-    [faults.slow_down(), faults.slow_down(retry_after=0), faults.status(500, code="InternalError"), faults.reset(1024), faults.truncated(1024),
-     faults.stall(1024), faults.black_hole(), faults.slow(50_000)],
+    [
+        faults.slow_down(),
+        faults.slow_down(retry_after=0),
+        faults.status(500, code="InternalError"),
+        faults.reset(1024),
+        faults.truncated(1024),
+        faults.stall(1024),
+        faults.black_hole(),
+        faults.slow(50_000),
+    ],
     ids=lambda f: f.name,
-)  # fmt: skip
+)
 def test_a_fault_that_stays_ends_as_unavailable_and_keeps_what_came(proxy: FaultProxy, tmp_path: Path, fault: Fault) -> None:
     proxy.fail(fault, skip=2)
     outcome = get_one(proxy, tmp_path, replace(LIMITS, connections=1))  # the first two ranges are done before the fault

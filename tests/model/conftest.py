@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from f5_worker import manifest
-from f5_worker.engine import Backend, Engine
+from f5_worker.backend import Backend
+from f5_worker.engine import Engine
 from f5_worker.reference import Voice, default_voice
 from tests.fakes.tiny_model import write_tiny_model
 

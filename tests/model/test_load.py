@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from f5_worker import upstream, weights
-from f5_worker.engine import Engine, Options, choose_backend
+from f5_worker.backend import choose_backend
+from f5_worker.engine import Engine, Options
 from f5_worker.errors import EngineError
 from f5_worker.manifest import ModelSpec, PinnedFile
 from f5_worker.reference import Voice

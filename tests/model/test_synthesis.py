@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import tempfile
 import threading
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -178,13 +180,51 @@ def test_reference_and_output_stay_within_one_pass(voice: Voice) -> None:
         assert seconds + spoken_s <= 22.0
 
 
-def test_out_of_memory_is_its_own_error(engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_speaks_the_chunk_in_two_halves(engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked = engine._cfm.sample, []
+
+    def sample(**arguments: object) -> object:
+        asked.append(arguments["duration"])
+        if len(asked) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return real(**arguments)
+
+    monkeypatch.setattr(engine._cfm, "sample", sample)
+    speech = speak(engine, SENTENCE, voice)
+    assert [text for text, _, _ in speech.segments] == [SENTENCE.strip()]
+    assert len(asked) == 3
+    assert max(asked[1:]) < asked[0]
+
+
+def test_out_of_memory_again_is_its_own_error(engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
     def sample(**_: object) -> None:
+        asked.append(1)
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(engine._cfm, "sample", sample)
     with pytest.raises(OutOfMemory, match="ran out of memory"):
         speak(engine, SENTENCE, voice)
+    assert len(asked) == 2
+
+
+def test_numbers_are_spoken_and_shown_as_written(engine: Engine, voice: Voice) -> None:
+    speech = speak(engine, "It costs $5 now.", voice)
+    assert speech.segments[0][0] == "It costs $5 now."
+    assert digest(speech) == digest(speak(engine, "It costs five dollars now.", voice))
+    assert digest(speech) != digest(speak(engine, "It costs $5 now.", voice, replace(OPTIONS, normalize=False)))
+
+
+def test_character_that_becomes_words_is_not_unknown(engine: Engine, voice: Voice) -> None:
+    assert "CHARACTERS_UNKNOWN" not in dict(speak(engine, "It costs \uffe55 \u5427\u3002", voice).warnings)
+
+
+def test_pause_is_silence_of_its_length(engine: Engine, voice: Voice) -> None:
+    plain = speak(engine, "One and one.", voice, replace(OPTIONS, tags=True))
+    paused = speak(engine, "One and one. [pause:1.5s]", voice, replace(OPTIONS, tags=True))
+    assert len(paused.samples) - len(plain.samples) == 36_000
+    assert not paused.samples[-36_000:].any()
 
 
 def test_failure_of_the_model_is_an_engine_error(engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +249,22 @@ def test_nothing_is_printed_and_no_file_is_left(
     monkeypatch.chdir(tmp_path)
     speak(engine, SENTENCE * 4, voice)
     assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_jobs_leave_no_memory_and_no_file_behind(
+    engine: Engine, voice: Voice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    short = replace(voice, samples=voice.samples[:12_000], seconds=0.5, text="Hi you. ")
+    options = replace(OPTIONS, nfe_step=1)
+    resident: list[int] = []
+    for job in range(120):
+        engine.synthesize(f"Job {job % 7}.", short, options, cancelled=never)
+        if job in {39, 119}:
+            gc.collect()
+            resident.append(psutil.Process().memory_info().rss)
+    assert resident[1] < resident[0] * 1.02
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,30 @@
+"""The one place that decides where and how the model computes."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Device, precision and implementation of attention."""
+
+    device: torch.device
+    dtype: torch.dtype
+    attn_backend: str  # torch | flash_attn
+
+
+def choose_backend() -> Backend:
+    """float16 on CUDA from compute capability 7.0 as upstream, bfloat16 on the CPU (half the time of float32).
+
+    flash-attn has kernels for compute capability 8.0 and newer; whether it works was tried before it was left importable.
+    """
+    if not torch.cuda.is_available():
+        return Backend(torch.device("cpu"), torch.bfloat16, "torch")
+    device = torch.device("cuda", torch.cuda.current_device())
+    major, _ = torch.cuda.get_device_capability(device)
+    flash = major >= 8 and importlib.util.find_spec("flash_attn") is not None
+    return Backend(device, torch.float16 if major >= 7 else torch.float32, "flash_attn" if flash else "torch")

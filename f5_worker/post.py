@@ -1,0 +1,94 @@
+"""What may be done to finished speech: long silences shortened, loudness set, ends faded. All of it off by default."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from f5_worker import audio
+from f5_worker.audio import Samples
+
+Bounds = list[tuple[int, int]]
+
+TRUE_PEAK_DBFS = -1.0  # EBU R 128
+_SILENCE_DBFS = -50.0  # upstream's threshold for silence in its output
+_WINDOW_S = 0.01
+_BLOCK_S, _STEP_S = 0.4, 0.1  # ITU-R BS.1770: blocks of 400 ms that overlap by 75 %
+_ABSOLUTE_GATE_LUFS, _RELATIVE_GATE_LU = -70.0, -10.0
+
+
+def shorten_silences(samples: Samples, rate_hz: int, bounds: Bounds, longest_s: float) -> tuple[Samples, Bounds]:
+    """Cut the middle out of every silence longer than longest_s; bounds move along."""
+    window = int(rate_hz * _WINDOW_S)
+    levels = np.square(np.pad(samples, (0, -len(samples) % window))).reshape(-1, window).mean(axis=1)
+    silent = np.concatenate([[False], levels < 10 ** (_SILENCE_DBFS / 10), [False]])
+    edges = np.flatnonzero(silent[1:] != silent[:-1]) * window
+    keep = np.ones(len(samples), dtype=bool)
+    longest = int(longest_s * rate_hz)
+    for start, end in edges.reshape(-1, 2):
+        if end - start > longest:
+            keep[start + longest // 2 : min(end, len(samples)) - (longest - longest // 2)] = False
+    moved = np.concatenate([[0], np.cumsum(keep)])
+    return samples[keep], [(int(moved[start]), int(moved[end])) for start, end in bounds]
+
+
+def fade_ends(samples: Samples, rate_hz: int, seconds: float) -> Samples:
+    """Raised-cosine fade in and out."""
+    length = min(int(seconds * rate_hz), len(samples) // 2)
+    faded = samples.copy()
+    if length:
+        ramp = (0.5 - 0.5 * np.cos(np.linspace(0.0, np.pi, length))).astype(np.float32)
+        faded[:length] *= ramp
+        faded[-length:] *= ramp[::-1]
+    return faded
+
+
+def set_loudness(samples: Samples, rate_hz: int, lufs: float) -> Samples:
+    """Scale to an integrated loudness; less when the true peak would pass TRUE_PEAK_DBFS. Silence is left alone."""
+    loudness = integrated_lufs(samples, rate_hz) if len(samples) else -math.inf
+    if loudness == -math.inf:
+        return samples
+    gain_db = min(lufs - loudness, TRUE_PEAK_DBFS - true_peak_dbfs(samples, rate_hz))
+    return samples * np.float32(10 ** (gain_db / 20))
+
+
+def true_peak_dbfs(samples: Samples, rate_hz: int) -> float:
+    """The highest level between the samples too, found at four times the rate."""
+    peak = float(np.abs(audio.resample(samples, rate_hz, 4 * rate_hz)).max(initial=0.0))
+    return 20 * math.log10(max(peak, 1e-10))
+
+
+def integrated_lufs(samples: Samples, rate_hz: int) -> float:
+    """Gated loudness of mono samples by ITU-R BS.1770-4; minus infinity when nothing passes the gate."""
+    block, step = int(_BLOCK_S * rate_hz), int(_STEP_S * rate_hz)
+    weighted = np.pad(_k_weighted(samples, rate_hz), (0, max(0, block - len(samples))))
+    powers = np.square(np.lib.stride_tricks.sliding_window_view(weighted, block)[::step]).mean(axis=1)
+    loud = powers[_lufs(powers) > _ABSOLUTE_GATE_LUFS]
+    if not len(loud):
+        return -math.inf
+    gated = loud[_lufs(loud) > _lufs(loud.mean()) + _RELATIVE_GATE_LU]
+    return float(_lufs(gated.mean()))
+
+
+def _lufs(power: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+    return np.asarray(-0.691 + 10 * np.log10(np.maximum(power, 1e-20)))
+
+
+def _k_weighted(samples: Samples, rate_hz: int) -> Samples:
+    """The head's shelf and the ear's high pass of BS.1770, for any rate."""
+    sosfilt = importlib.import_module("scipy.signal").sosfilt  # 0.5 s, only for those who ask for loudness
+
+    k, q = math.tan(math.pi * 1681.974450955533 / rate_hz), 0.7071752369554196
+    high = 10 ** (3.999843853973347 / 20)
+    middle, norm = high**0.4996667741545416, 1 + k / q + k * k
+    shelf = [(high + middle * k / q + k * k) / norm, 2 * (k * k - high) / norm, (high - middle * k / q + k * k) / norm]
+    shelf += [1.0, 2 * (k * k - 1) / norm, (1 - k / q + k * k) / norm]
+    k, q = math.tan(math.pi * 38.13547087602444 / rate_hz), 0.5003270373238773
+    norm = 1 + k / q + k * k
+    high_pass = [1.0, -2.0, 1.0, 1.0, 2 * (k * k - 1) / norm, (1 - k / q + k * k) / norm]
+    weighted: Samples = sosfilt([shelf, high_pass], samples)
+    return weighted
