@@ -5,7 +5,9 @@ FROM ${BASE_IMAGE}
 
 # BAKE_FLASH_ATTN=1 puts flash-attn into the image instead of fetching it at the first boot on a capable GPU.
 ARG BAKE_FLASH_ATTN=0
-ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 RUNPOD_LOG_LEVEL=INFO
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_BREAK_SYSTEM_PACKAGES=1 RUNPOD_LOG_LEVEL=INFO
+# Debian's own Python has no `python`, which CMD names.
+RUN command -v python || ln -s "$(command -v python3)" /usr/local/bin/python
 WORKDIR /app
 
 # The pins change rarely and weigh gigabytes; the code changes often and weighs kilobytes.

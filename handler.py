@@ -20,7 +20,7 @@ from f5_worker.cache import HubCache
 from f5_worker.errors import CacheError, SettingsError, WorkerError
 from f5_worker.manifest import ModelSpec, load_model
 from f5_worker.publish import Publisher
-from f5_worker.report import Timeline, process_start_unix_s
+from f5_worker.report import Phase, Timeline, process_start_unix_s
 from f5_worker.restore import RestoreReport
 from f5_worker.service import Service
 from f5_worker.settings import Settings
@@ -60,6 +60,8 @@ def serve(settings: Settings) -> None:
     store = S3Store(settings.s3) if settings.s3 else None
     cache_store = store if settings.cache_bucket else None
     timeline = Timeline(process_start_unix_s())
+    began_s = float(os.environ.get(report.EXEC_UNIX_S, timeline.started_unix_s)) - timeline.started_unix_s
+    timeline.add(Phase("start handler", "handler", began_s, timeline.now_s()))
 
     # The imports need no file: the boot's child fetches the weights meanwhile.
     with timeline.phase("import runpod", lane="handler"):

@@ -9,14 +9,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
 from f5_worker import boot, hub, logs
 from f5_worker.cache import HubCache
-from f5_worker.errors import DiskFull, SettingsError
+from f5_worker.errors import SettingsError, WorkerError
 from f5_worker.manifest import load_model
 from f5_worker.placement import choose
+from f5_worker.report import EXEC_UNIX_S
 from f5_worker.settings import Settings
 from s3_utils import S3Store
 
@@ -35,15 +37,16 @@ def main(arguments: list[str]) -> NoReturn:
     except SettingsError as exc:
         log.error("boot.failed error=%r", str(exc))  # noqa: TRY400 - the message says it all
         sys.exit(EXIT_SETTINGS)
+    hub.set_client_env(env, HubCache(settings.cache_dir or settings.cache_dir_candidates[0]))
     try:
         caches = choose(settings, spec.files)
         hub.set_client_env(env, caches[0])
         store = S3Store(settings.cache_bucket) if settings.cache_bucket else None
         boot.start_restore(spec.files, caches, settings, store, env)
         boot.start_wheel(caches[0], settings, store, env)
-    except DiskFull as exc:  # the handler tries again and has the last word
-        log.error("boot.no_cache_dir error=%r", str(exc))  # noqa: TRY400
-        hub.set_client_env(env, HubCache(settings.cache_dir or settings.cache_dir_candidates[0]))
+    except (WorkerError, OSError) as exc:  # the handler tries again and has the last word
+        log.error("boot.restore_not_started error=%r", str(exc))  # noqa: TRY400
+    env[EXEC_UNIX_S] = str(time.time())
     log.info("boot.exec HF_HOME=%s HF_HUB_CACHE=%s model=%s", env["HF_HOME"], env["HF_HUB_CACHE"], spec.name)
     os.execve(sys.executable, [sys.executable, "-u", str(HANDLER), *arguments], env)  # noqa: S606 - our own interpreter and file
 

@@ -12,10 +12,10 @@ import logging
 import os
 import select
 import signal
-import sys
 import threading
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from f5_worker import hub
@@ -23,7 +23,7 @@ from f5_worker.cache import HubCache
 from f5_worker.errors import WeightsUnavailable
 from f5_worker.manifest import PinnedFile
 from f5_worker.placement import choose
-from f5_worker.report import Timeline, process_start_unix_s
+from f5_worker.report import Phase, Timeline, process_start_unix_s
 from f5_worker.restore import RestoreReport, restore
 from f5_worker.settings import Settings
 from f5_worker.store import Store
@@ -40,6 +40,7 @@ def start_restore(
 ) -> None:
     """Fork a child that restores; env then tells the handler, which this process becomes by exec, how to wait for it."""
     timeline = Timeline(process_start_unix_s())
+    timeline.add(Phase("start, settings, cache dir", "boot", 0.0, timeline.now_s()))
     _start_child("RESTORE", env, lambda stop: restore(files, caches, settings, store, timeline=timeline, stop=stop).to_json(files))
 
 
@@ -57,7 +58,11 @@ def _ensure_wheel(settings: Settings, cache: HubCache, store: Store | None) -> b
 
 def join_wheel(env: Mapping[str, str]) -> Path | None:
     """The directory of an installed flash-attn, for sys.path; None when torch's attention serves."""
-    report = _childs_report("WHEEL", env, WHEEL_DEADLINE_S)
+    try:
+        report = _childs_report("WHEEL", env, WHEEL_DEADLINE_S)
+    except TimeoutError:
+        log.warning("boot.wheel_late seconds=%.0f effect='torch attention serves'", WHEEL_DEADLINE_S)
+        return None
     return Path(report.decode()) if report else None
 
 
@@ -70,17 +75,10 @@ def join(
     it need not ask the hub.
 
     Raises:
-        WeightsUnavailable: a file is missing; the message says why for each source.
+        WeightsUnavailable: a file is missing, and why for each source; or the child outlived its deadlines.
         DiskFull: no directory can hold the files.
     """
-    report = None
-    if data := _childs_report("RESTORE", env, settings.restore_deadline_s + HUB_DEADLINE_S):
-        try:
-            report = RestoreReport.from_json(data, files)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            log.warning("boot.restore_report_broken action=restore_here")
-    if report is None:
-        report = restore(files, choose(settings, files), settings, store, timeline=timeline)
+    report = _restored_by_child(files, settings, env) or restore(files, choose(settings, files), settings, store, timeline=timeline)
     if report.missing:
         causes = "; ".join(dict.fromkeys(f"{f.path.rsplit('/', 1)[-1]}: {why}" for f, why in report.missing.items()))
         raise WeightsUnavailable(f"{len(report.missing)} of {len(files)} model files could not be had: {causes}")
@@ -88,6 +86,18 @@ def join(
         hub.set_client_env(env, HubCache(report.cache_dir))
     env["HF_HUB_OFFLINE"] = "1"
     return report
+
+
+def _restored_by_child(files: Sequence[PinnedFile], settings: Settings, env: Mapping[str, str]) -> RestoreReport | None:
+    deadline_s = settings.restore_deadline_s + HUB_DEADLINE_S
+    try:
+        data = _childs_report("RESTORE", env, deadline_s)
+        return RestoreReport.from_json(data, files) if data else None
+    except TimeoutError as exc:  # a second try has no better chance
+        raise WeightsUnavailable(f"the model files had not arrived after {deadline_s:.0f} s") from exc
+    except (ValueError, KeyError, TypeError, AttributeError):
+        log.warning("boot.restore_report_broken action=restore_here")
+        return None
 
 
 def _start_child(name: str, env: MutableMapping[str, str], work: Callable[[threading.Event], bytes]) -> None:
@@ -101,43 +111,52 @@ def _start_child(name: str, env: MutableMapping[str, str], work: Callable[[threa
 
 def _run_child(report_fd: int, work: Callable[[threading.Event], bytes]) -> NoReturn:
     """Do the work, leave its report in the memory file, and end without returning into the parent's code."""
-    code = 1
+    code, stop = 1, threading.Event()
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+        signal.alarm(1)  # what does not heed the event within a second is killed by SIGALRM: nothing half-visible is left either way
+
     try:
-        stop = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        signal.signal(signal.SIGTERM, end)
         _die_with_parent()
         os.write(report_fd, work(stop))
         code = 0
     finally:
         if code:
-            sys.excepthook(*sys.exc_info())  # _exit would end the process without a word
+            log.error("boot.child_failed", exc_info=True)  # noqa: LOG014 - _exit would end the process without a word
         logging.shutdown()
         os._exit(code)
 
 
 def _childs_report(name: str, env: Mapping[str, str], timeout_s: float) -> bytes:
-    """What a child of the boot reported, empty when there is no such child or it died."""
+    """What a child of the boot reported, empty when there is no such child or it died. Raises TimeoutError, the child is killed then."""
     if f"F5_{name}_PID" not in env:
         return b""
     pid, report_fd = int(env[f"F5_{name}_PID"]), int(env[f"F5_{name}_FD"])
     try:
         _wait(pid, timeout_s)
         return os.pread(report_fd, os.fstat(report_fd).st_size, 0)
+    except TimeoutError:
+        raise
     except OSError as exc:
         log.warning("boot.child_lost name=%s pid=%d error=%s", name.lower(), pid, exc.strerror)
         return b""
 
 
 def _wait(pid: int, timeout_s: float) -> None:
-    """Reap the child; kill it when it outlives every deadline of its own. Raises ChildProcessError when it is no child of ours."""
+    """Reap the child. Raises ChildProcessError when it is none of ours, TimeoutError when it had to be killed."""
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     handle = os.pidfd_open(pid)
     try:
-        if not select.select([handle], [], [], timeout_s)[0]:
+        in_time = bool(select.select([handle], [], [], timeout_s)[0])
+        if not in_time:
             os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     finally:
         os.close(handle)
+    if not in_time:
+        raise TimeoutError
 
 
 def _die_with_parent() -> None:

@@ -6,7 +6,7 @@ import hashlib
 import time
 
 from f5_worker.cache import HubCache
-from f5_worker.errors import StoreError, StoreNotFound
+from f5_worker.errors import StoreError
 from f5_worker.settings import S3Settings
 
 OPEN_S = 600.0  # long enough for a restart loop, short enough that a repaired bucket is used again the same day
@@ -29,6 +29,5 @@ class Breaker:
         return state["cause"] if 0 < state["until_unix_s"] - time.time() <= OPEN_S else None
 
     def trip(self, error: StoreError) -> None:
-        """Leave the bucket alone for OPEN_S. A missing object is no fault of the bucket."""
-        if not isinstance(error, StoreNotFound):
-            self._cache.write_state(self._name, {"cause": str(error), "until_unix_s": time.time() + OPEN_S})
+        """Leave the bucket alone for OPEN_S. Raises CacheError when that cannot be written."""
+        self._cache.write_state(self._name, {"cause": str(error), "until_unix_s": time.time() + OPEN_S})

@@ -16,14 +16,15 @@ import json
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from f5_worker.disk import file_system
-from f5_worker.errors import CacheError, DiskFull
+from f5_worker.disk import disk_error, file_system
+from f5_worker.errors import CacheError
 from f5_worker.manifest import PinnedFile
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 PART_SUFFIX = ".f5-part"
 RANGES_SUFFIX = ".ranges"
 STALE_PART_S = 24 * 3600
+_LOCK_POLL_S = 0.05
 _HASH_BUFFER_BYTES = 1024 * 1024
 
 
@@ -61,9 +63,12 @@ class HubCache:
 
     def part(self, file: PinnedFile) -> Path:
         """Where a download of the file is written; its directory exists."""
-        blob = self.blob(file)
-        self._make_dir(blob.parent)
-        return blob.with_name(blob.name + PART_SUFFIX)
+        part = self._part(file)
+        self._make_dir(part.parent)
+        return part
+
+    def _part(self, file: PinnedFile) -> Path:
+        return self.blob(file).with_name(file.etag + PART_SUFFIX)
 
     def find(self, file: PinnedFile) -> Path | None:
         """The file if it is here and verified, with its link; None otherwise.
@@ -91,46 +96,65 @@ class HubCache:
         return self.snapshot(file)
 
     def adopt_mount(self, file: PinnedFile, mount: Path) -> Path | None:
-        """Link a file of the platform's read-only cache, verified, never copied; None when it is absent or wrong."""
-        source = mount / f"models--{file.repo.replace('/', '--')}" / "snapshots" / file.commit / file.path
-        if not source.is_file() or not self._is_verified(source, file):
+        """Link a file of the platform's read-only cache, verified, never copied; None when it is absent, wrong or unreadable."""
+        source = _mounted(file, mount)
+        if _size(source) != file.size_bytes:
             return None
-        self._link(file, source.resolve())
+        try:
+            if not self._is_verified(source, file):
+                return None
+            target = source.resolve()
+        except OSError as exc:  # the mount's fault, not this directory's
+            log.warning("cache.mount_unreadable file=%s error=%s", file.path, exc.strerror)
+            return None
+        self._link(file, target)
         return self.snapshot(file)
 
-    def missing_bytes(self, files: Iterable[PinnedFile]) -> int:
-        """Bytes still to be written for the files, by their sizes alone (nothing is hashed)."""
-        return sum(f.size_bytes for f in files if _size(self.snapshot(f)) != f.size_bytes and _size(self.blob(f)) != f.size_bytes)
+    def missing_bytes(self, files: Iterable[PinnedFile], mount: Path) -> int:
+        """Bytes still to be allocated for the files, by their sizes alone (nothing is hashed).
+
+        A file on the platform's mount is only linked; an unfinished download has its room already.
+        """
+        return sum(
+            max(0, f.size_bytes - _allocated(self._part(f)))
+            for f in files
+            if f.size_bytes not in {_size(self.snapshot(f)), _size(self.blob(f)), _size(_mounted(f, mount))}
+        )
 
     def remove_parts(self, files: Iterable[PinnedFile]) -> None:
-        """Give back the room of unfinished downloads."""
-        for file in files:
-            part = self.blob(file).with_name(self.blob(file).name + PART_SUFFIX)
-            part.unlink(missing_ok=True)
-            part.with_name(part.name + RANGES_SUFFIX).unlink(missing_ok=True)
+        """Give back the room of unfinished downloads, the hub client's too. Call with the lock held or the disk given up."""
+        with _translated(self.root):
+            for file in files:
+                for part in self.blob(file).parent.glob(f"{file.etag}*"):
+                    if part.name != file.etag:
+                        part.unlink(missing_ok=True)
 
     def remove_stale_parts(self) -> None:
         """Remove downloads that nobody has touched for a day. Call with the lock held."""
-        for part in self.root.glob(f"hub/models--*/blobs/*{PART_SUFFIX}*"):
-            with suppress(FileNotFoundError):
-                if time.time() - part.stat().st_mtime > STALE_PART_S:
-                    part.unlink()
-                    log.info("cache.stale_part_removed name=%s", part.name)
+        with _translated(self.root):
+            for pattern in (f"*{PART_SUFFIX}*", "*.incomplete"):
+                for part in self.root.glob(f"hub/models--*/blobs/{pattern}"):
+                    with suppress(FileNotFoundError):
+                        if time.time() - part.stat().st_mtime > STALE_PART_S:
+                            part.unlink()
+                            log.info("cache.stale_part_removed name=%s", part.name)
 
     @contextmanager
-    def lock(self, *, timeout_s: float) -> Iterator[None]:
-        """One restore at a time in this directory, also between machines that share a volume; a dead owner's lock is free.
+    def lock(self, *, timeout_s: float, stop: threading.Event | None = None, name: str = "restore") -> Iterator[None]:
+        """One owner at a time in this directory, also between machines that share a volume; a dead owner's lock is free.
 
         Raises:
-            CacheError: another process held it for timeout_s.
+            CacheError: another process held it for timeout_s, or stop was set meanwhile.
         """
         self._make_dir(self.state)
-        with _translated(self.root), (self.state / "restore.lock").open("ab") as handle:
+        stop = stop or threading.Event()
+        with _translated(self.root):
+            handle = (self.state / f"{name}.lock").open("ab")
+        with handle:
             deadline = time.monotonic() + timeout_s
             while not _try_lock(handle.fileno()):
-                if time.monotonic() > deadline:
-                    raise CacheError(f"another process has been restoring into {self.root} for {timeout_s:.0f} s")
-                time.sleep(0.05)
+                if stop.wait(_LOCK_POLL_S) or time.monotonic() > deadline:
+                    raise CacheError(f"another process holds the {name} lock of {self.root}")
             yield
 
     def write_state(self, name: str, value: object) -> None:
@@ -153,7 +177,7 @@ class HubCache:
         if self.read_state(self._marker(file)) == _identity(place):
             return True
         if _sha256(place) != file.sha256:
-            log.warning("cache.wrong_bytes file=%s action=removed", file.path)
+            log.warning("cache.wrong_bytes file=%s", file.path)
             return False
         self._mark(place, file)
         return True
@@ -212,8 +236,7 @@ def _translated(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        kind = DiskFull if exc.errno in {errno.ENOSPC, errno.EDQUOT} else CacheError
-        raise kind(f"{root}: {exc.strerror or type(exc).__name__}") from exc
+        raise disk_error(exc, root) from exc
 
 
 def _size(path: Path) -> int | None:
@@ -221,6 +244,17 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
+
+
+def _allocated(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except OSError:
+        return 0
+
+
+def _mounted(file: PinnedFile, mount: Path) -> Path:
+    return mount / f"models--{file.repo.replace('/', '--')}" / "snapshots" / file.commit / file.path
 
 
 def _identity(path: Path) -> dict[str, int]:

@@ -1,10 +1,23 @@
-"""What a path lies on: the file system's type and the room that this process really has there."""
+"""What a path lies on: the file system's type, the room that this process really has there, what its errors mean."""
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
+
+from f5_worker.errors import CacheError, DiskFull
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def disk_error(exc: OSError, where: Path | None = None) -> CacheError:
+    """The worker's error for a failed file operation; `where` is for the operator's log, clients never see a message."""
+    reason = exc.strerror or type(exc).__name__
+    if exc.errno in _FULL:
+        return DiskFull(f"{reason}{f' in {where}' if where else ''}: free space or point MODEL_CACHE_DIR at a larger disk")
+    return CacheError(f"{reason}: {where or 'the cache directory'} cannot be written")
 
 
 def room(path: Path) -> tuple[int, int]:
@@ -24,11 +37,12 @@ def file_system(path: Path) -> str:
 
 
 def _free_memory_bytes() -> int:
-    """Memory left to the cgroup (v2, then v1) or the machine."""
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    """Memory left to the cgroup (v2, then v1) or the machine. File pages that can be dropped count as free."""
+    for folder, limit, used in (
+        (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
         with suppress(OSError, ValueError):  # no such cgroup version, or "max"
-            return int(Path(limit).read_text()) - int(Path(used).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            return int((folder / limit).read_text()) - int((folder / used).read_text()) + int(stat.get("inactive_file", 0))
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -7,7 +7,8 @@ import os
 from collections.abc import MutableMapping
 
 from f5_worker.cache import HubCache
-from f5_worker.errors import CacheError, DiskFull, HubUnavailable
+from f5_worker.disk import disk_error
+from f5_worker.errors import HubUnavailable
 from f5_worker.manifest import PinnedFile
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def download(file: PinnedFile, cache: HubCache) -> None:
 
     Raises:
         HubUnavailable: unreachable, refused, offline, or the file is not there.
-        DiskFull: no space left while it was written.
+        CacheError: the disk failed, DiskFull when it is full.
     """
     set_client_env(os.environ, cache)
     # Imported here: 0.4 s that a boot from the bucket saves, and the client reads its environment at import.
@@ -51,5 +52,6 @@ def download(file: PinnedFile, cache: HubCache) -> None:
     except (LocalEntryNotFoundError, httpx2.HTTPError, ConnectionError, TimeoutError) as exc:
         raise HubUnavailable(f"the hub could not be reached ({type(exc).__name__})") from exc
     except OSError as exc:
-        kind = DiskFull if exc.errno == 28 else CacheError  # ENOSPC
-        raise kind(f"{cache.root}: {exc.strerror or type(exc).__name__}") from exc
+        raise disk_error(exc, cache.root) from exc
+    except (RuntimeError, ValueError) as exc:  # what hf-xet raises for a failed transfer
+        raise HubUnavailable(f"the hub's transfer failed ({type(exc).__name__})") from exc

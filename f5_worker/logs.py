@@ -45,7 +45,7 @@ def set_up_for(settings: Settings, env: Mapping[str, str]) -> None:
     secrets = (s3.secret_access_key, s3.access_key_id, s3.session_token) if s3 else ()
     tokens = (env.get("RUNPOD_AI_API_KEY"), env.get("HF_TOKEN"))
     set_up(level=settings.log_level, as_json=settings.log_json, secrets=(*secrets, *tokens))
-    for warning in settings.warnings:
+    for warning in settings.warnings if "F5_RESTORE_PID" not in env else ():  # the boot has said them
         logging.getLogger(__name__).warning("settings.warning message=%r", warning)
 
 

@@ -31,7 +31,7 @@ def choose(settings: Settings, files: Sequence[PinnedFile]) -> list[HubCache]:
     usable, refused = [], []
     for root in [*asked, *(c for c in settings.cache_dir_candidates if c not in asked), RAM_DIR]:
         cache = HubCache(root)
-        if reason := why_not(cache, files):
+        if reason := why_not(cache, files, settings.platform_cache):
             refused.append(f"{root}: {reason}")
         else:
             usable.append(cache)
@@ -42,7 +42,7 @@ def choose(settings: Settings, files: Sequence[PinnedFile]) -> list[HubCache]:
     return usable
 
 
-def why_not(cache: HubCache, files: Sequence[PinnedFile]) -> str | None:
+def why_not(cache: HubCache, files: Sequence[PinnedFile], mount: Path) -> str | None:
     """Why the files cannot be cached there, None when they can."""
     probe = cache.state / f"probe.{os.getpid()}"
     try:
@@ -55,7 +55,7 @@ def why_not(cache: HubCache, files: Sequence[PinnedFile]) -> str | None:
         free_bytes, free_inodes = room(cache.root)
     except OSError as exc:
         return (exc.strerror or type(exc).__name__).lower()
-    need_bytes = int(cache.missing_bytes(files) * ROOM_FACTOR)
+    need_bytes = int(cache.missing_bytes(files, mount) * ROOM_FACTOR)
     reason = None
     if need_bytes > free_bytes:
         reason = f"{need_bytes / 1e6:.0f} MB needed, {free_bytes / 1e6:.0f} MB free"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = 1
+EXEC_UNIX_S = "F5_EXEC_UNIX_S"  # when the boot became the handler
 
 
 @dataclass

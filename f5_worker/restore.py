@@ -16,7 +16,7 @@ from typing import Any
 from f5_worker import hub
 from f5_worker.breaker import Breaker
 from f5_worker.cache import HubCache
-from f5_worker.errors import CacheError, DiskFull, HubUnavailable, StoreCorrupt, StoreError, StoreNotFound, WorkerError
+from f5_worker.errors import CacheError, HubUnavailable, StoreCorrupt, StoreError, StoreNotFound, WorkerError
 from f5_worker.fetch import Item, Limits, Outcome, fetch
 from f5_worker.manifest import PinnedFile
 from f5_worker.report import Phase, Timeline
@@ -106,7 +106,7 @@ def restore(
     for cache in caches:
         wanted = [f for f in files if f not in run.report.paths]
         try:
-            with cache.lock(timeout_s=settings.restore_deadline_s):
+            with cache.lock(timeout_s=settings.restore_deadline_s, stop=run.stop):
                 cache.remove_stale_parts()
                 run.fill(cache, wanted)
         except CacheError as exc:
@@ -128,7 +128,7 @@ class _Restore:
 
     def fill(self, cache: HubCache, wanted: Sequence[PinnedFile]) -> None:
         """Raises CacheError when this directory cannot go on."""
-        self.report.cache_dir = self.report.cache_dir or cache.root
+        self.report.cache_dir = cache.root
         self._from_disk(cache, wanted)
         self._from_bucket(cache, self._lacking(wanted))
         self._from_hub(cache, self._lacking(wanted))
@@ -138,8 +138,8 @@ class _Restore:
     def give_back(self, cache: HubCache, wanted: Sequence[PinnedFile]) -> None:
         try:
             cache.remove_parts(self._lacking(wanted))
-        except OSError as exc:
-            log.warning("restore.parts_left dir=%s error=%s", cache.root, type(exc).__name__)
+        except CacheError as exc:
+            log.warning("restore.parts_left error=%r", str(exc))
 
     def _lacking(self, wanted: Iterable[PinnedFile]) -> list[PinnedFile]:
         return [f for f in wanted if f not in self.report.paths]
@@ -184,7 +184,7 @@ class _Restore:
             file = by_part[outcome.item.part]
             self._took(file, cache.adopt(file, outcome.item.part), "bucket")
 
-        limits = Limits(deadline_s=self.settings.restore_deadline_s, fsync=cache.is_on_network)
+        limits = Limits(deadline_s=self.settings.restore_deadline_s, fsync=cache.is_on_network, ca_file=self.settings.ca_file)
         return fetch(items, limits, on_done=adopt, stop=self.stop)
 
     def _judge(self, breaker: Breaker, wanted: Sequence[PinnedFile], outcomes: Sequence[Outcome], phase: Phase) -> None:
@@ -198,7 +198,7 @@ class _Restore:
         if isinstance(fault, StoreError):
             report.bucket_outcome = fault.code
             if not isinstance(fault, StoreCorrupt):
-                breaker.trip(fault)
+                self._trip(breaker, fault)
         else:
             report.bucket_outcome = "hit" if not errors else "miss" if len(errors) == len(wanted) else "partial"
         log.log(
@@ -213,6 +213,12 @@ class _Restore:
         )
         if isinstance(fault, CacheError):
             raise fault
+
+    def _trip(self, breaker: Breaker, fault: StoreError) -> None:
+        try:
+            breaker.trip(fault)
+        except CacheError as exc:  # a full disk: the next directory has its own say
+            log.warning("restore.breaker_not_kept error=%r", str(exc))
 
     def _from_hub(self, cache: HubCache, wanted: Sequence[PinnedFile]) -> None:
         if not wanted or self.stop.is_set():
@@ -236,8 +242,6 @@ class _Restore:
             if path := cache.find(file):
                 self._took(file, path, "hub")
                 return None
-        except DiskFull:
-            raise
-        except CacheError as exc:
+        except HubUnavailable as exc:
             return exc
         return HubUnavailable(f"the hub's bytes of {file.path} are not the pinned ones")

@@ -6,6 +6,7 @@ standard library: the boot asks for its first byte within half a second of proce
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -90,6 +91,9 @@ class Settings:
             log_json=bool(env.get("RUNPOD_ENDPOINT_ID")),
             warnings=tuple(reader.warnings),
         )
+        prefixes = (settings.models_prefix, settings.voices_prefix, settings.output_prefix)
+        if any(a.startswith(b) for a, b in itertools.permutations(prefixes, 2)):
+            reader.problems.append("S3_MODELS_PREFIX, S3_VOICES_PREFIX and S3_OUTPUT_PREFIX must not lie in each other")
         if reader.problems:
             raise SettingsError("; ".join(reader.problems))
         return settings
@@ -150,7 +154,7 @@ class _Reader:
     def s3(self) -> S3Settings | None:
         bucket = self.text("S3_BUCKET", "")
         key_id, secret = self.text("AWS_ACCESS_KEY_ID", ""), self.text("AWS_SECRET_ACCESS_KEY", "")
-        endpoint = self.text("AWS_ENDPOINT_URL", "").rstrip("/")
+        endpoint = self._endpoint()
         if not bucket:
             if key_id or secret or endpoint:
                 self.warnings.append("S3_BUCKET is not set: the S3 credentials are not used, nothing is cached or uploaded")
@@ -171,19 +175,25 @@ class _Reader:
             bucket=bucket,
             access_key_id=key_id,
             secret_access_key=secret,
-            endpoint_url=self._endpoint(endpoint),
+            endpoint_url=endpoint or None,
             region=self.text("AWS_REGION", self.text("AWS_DEFAULT_REGION", region_of(endpoint))),
             session_token=self.text("AWS_SESSION_TOKEN", "") or None,
             path_style=self.choice("S3_ADDRESSING_STYLE", "path" if endpoint else "virtual", ("path", "virtual")) == "path",
         )
 
-    def _endpoint(self, endpoint: str) -> str | None:
+    def _endpoint(self) -> str:
+        endpoint = self.text("AWS_ENDPOINT_URL", "").rstrip("/")
         if not endpoint:
-            return None
-        parts = urlsplit(endpoint)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
+            return ""
+        try:
+            parts = urlsplit(endpoint)
+            good = parts.scheme in {"http", "https"} and parts.hostname and not (parts.username or parts.query) and parts.port != 0
+            (parts.hostname or "").encode("idna")
+        except ValueError:  # a port that is none, a host name with an empty label
+            good = False
+        if not good:
             self.problems.append("AWS_ENDPOINT_URL must look like https://host[:port], without user, password or query")
-        return endpoint
+        return endpoint if good else ""
 
 
 def region_of(endpoint: str) -> str:

@@ -19,7 +19,7 @@ _FORBIDDEN_HINTS = {
     "InvalidToken": "AWS_SESSION_TOKEN is not valid",
     "TokenRefreshRequired": "AWS_SESSION_TOKEN must be renewed",
     "AuthorizationQueryParametersError": "the signature was not understood; check AWS_REGION",
-    "AccessDenied": "the key lacks the permission for this call",
+    "AccessDenied": "the key lacks the permission for this call, or the object is missing and the key may not list",
 }
 _MISPLACED = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 

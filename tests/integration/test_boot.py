@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+import model_cache_init
 from f5_worker import boot, hub
 from f5_worker.cache import HubCache
 from f5_worker.errors import WeightsUnavailable
@@ -35,7 +39,7 @@ def test_the_child_restores_and_the_handler_learns_every_path(world: World) -> N
     report = join(world, env)
     assert_whole(report)
     assert report.bucket_outcome == "hit"
-    assert [p.lane for p in report.phases] == ["restore"] * len(report.phases)
+    assert [p.lane for p in report.phases] == ["boot", "restore", "restore"]
 
 
 def test_after_the_join_the_hub_client_is_offline_and_looks_into_the_cache(world: World) -> None:
@@ -50,6 +54,42 @@ def test_a_killed_child_is_replaced_by_a_restore_in_the_handler(world: World) ->
     env = start(world)
     os.kill(int(env["F5_RESTORE_PID"]), signal.SIGKILL)
     assert_whole(join(world, env))
+
+
+def test_sigterm_ends_a_child_that_does_not_heed_it_within_seconds() -> None:
+    env: dict[str, str] = {}
+    boot._start_child("RESTORE", env, lambda _stop: threading.Event().wait() and b"")
+    started = time.monotonic()
+    os.kill(int(env["F5_RESTORE_PID"]), signal.SIGTERM)
+    assert boot._childs_report("RESTORE", env, 60) == b""
+    assert time.monotonic() - started < 30
+
+
+def test_a_child_that_outlives_its_deadlines_is_one_clear_error_and_no_second_try(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    env: dict[str, str] = {}
+    boot._start_child("RESTORE", env, lambda _stop: threading.Event().wait() and b"")
+    monkeypatch.setattr(boot, "HUB_DEADLINE_S", -world.settings.restore_deadline_s + 0.1)
+    with pytest.raises(WeightsUnavailable, match="had not arrived"):
+        join(world, env)
+    assert world.proxy.log == []
+
+
+def test_a_boot_that_cannot_fork_still_becomes_the_handler(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[tuple[str, list[str], dict[str, str]]] = []
+
+    def no_fork() -> int:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(os, "fork", no_fork)
+    monkeypatch.setattr(os, "execve", lambda *call: became.append(call))
+    for name, value in world.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MODEL_CACHE_DIR", str(world.root / "first"))
+    monkeypatch.setattr(model_cache_init, "choose", lambda *_: [HubCache(world.root / "first")])
+    model_cache_init.main([])
+    [(_, command, env)] = became
+    assert command[-1].endswith("handler.py")
+    assert env["HF_HOME"] == str(world.root / "first")
 
 
 def test_a_pid_that_is_no_child_of_ours_is_replaced_by_a_restore_in_the_handler(world: World) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -9,12 +10,13 @@ from huggingface_hub import hf_hub_download
 
 from f5_worker.breaker import OPEN_S, Breaker
 from f5_worker.cache import PART_SUFFIX, STALE_PART_S, HubCache
-from f5_worker.errors import CacheError, StoreForbidden, StoreNotFound
+from f5_worker.errors import CacheError, StoreForbidden
 from f5_worker.settings import S3Settings
 from tests.files import pinned, seed_cache
 
 DATA = b"the weights"
 FILE = pinned("dir/model.bin", DATA)
+NO_MOUNT = Path("/nowhere")
 
 
 @pytest.fixture
@@ -116,23 +118,66 @@ def test_a_mounted_file_with_wrong_bytes_is_left_alone_and_not_used(cache: HubCa
     assert mount.blob(FILE).exists()
 
 
+def test_a_mount_that_cannot_be_read_is_as_good_as_none(cache: HubCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mount = HubCache(tmp_path / "volume")
+    seed_cache(mount, FILE, DATA)
+
+    def fail(_path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("f5_worker.cache._sha256", fail)
+    assert cache.adopt_mount(FILE, mount.root / "hub") is None
+
+
 def test_missing_bytes_counts_what_is_not_here(cache: HubCache) -> None:
     other = pinned("other", b"12345")
     seed_cache(cache, FILE, DATA)
-    assert cache.missing_bytes([FILE, other]) == 5
+    assert cache.missing_bytes([FILE, other], NO_MOUNT) == 5
+
+
+def test_a_file_on_the_mount_needs_no_room(cache: HubCache, tmp_path: Path) -> None:
+    mount = HubCache(tmp_path / "volume")
+    seed_cache(mount, FILE, DATA)
+    assert cache.missing_bytes([FILE], mount.root / "hub") == 0
+
+
+def test_an_unfinished_download_has_its_room_already(cache: HubCache) -> None:
+    big = pinned("big", b"x" * 100_000)
+    with cache.part(big).open("wb") as part:
+        os.posix_fallocate(part.fileno(), 0, big.size_bytes)
+    assert cache.missing_bytes([big], NO_MOUNT) == 0
 
 
 def test_stale_parts_are_removed_and_fresh_ones_kept(cache: HubCache) -> None:
     stale, fresh = cache.part(FILE), cache.part(pinned("other", b"12345"))
-    for part in (stale, fresh):
+    of_the_hubs_client = cache.blob(FILE).with_name(f"{FILE.etag}.1a2b3c.incomplete")
+    for part in (stale, fresh, of_the_hubs_client):
         part.write_bytes(b"half")
-    os.utime(stale, (0, stale.stat().st_mtime - STALE_PART_S - 1))
+    for part in (stale, of_the_hubs_client):
+        os.utime(part, (0, part.stat().st_mtime - STALE_PART_S - 1))
     cache.remove_stale_parts()
-    assert (stale.exists(), fresh.exists()) == (False, True)
+    assert (stale.exists(), fresh.exists(), of_the_hubs_client.exists()) == (False, True, False)
+
+
+def test_a_given_up_download_gives_its_room_back_and_the_blob_stays(cache: HubCache) -> None:
+    path = seed_cache(cache, FILE, DATA)
+    leftovers = [cache.part(FILE), cache.blob(FILE).with_name(f"{FILE.etag}.1a2b3c.incomplete")]
+    for part in leftovers:
+        part.write_bytes(b"half")
+    cache.remove_parts([FILE])
+    assert not any(part.exists() for part in leftovers)
+    assert path.read_bytes() == DATA
 
 
 def test_the_lock_admits_one_at_a_time(cache: HubCache) -> None:
     with cache.lock(timeout_s=1), pytest.raises(CacheError, match="another process"), cache.lock(timeout_s=0.1):
+        pytest.fail("both hold the lock")
+
+
+def test_a_wait_for_the_lock_ends_when_it_is_told_to_stop(cache: HubCache) -> None:
+    stop = threading.Event()
+    stop.set()
+    with cache.lock(timeout_s=1), pytest.raises(CacheError, match="lock"), cache.lock(timeout_s=300, stop=stop):
         pytest.fail("both hold the lock")
 
 
@@ -171,11 +216,6 @@ def test_a_breaker_closes_after_its_time(cache: HubCache, monkeypatch: pytest.Mo
     Breaker(cache, S3).trip(StoreForbidden("no"))
     now = __import__("time").time()
     monkeypatch.setattr("f5_worker.breaker.time.time", lambda: now + OPEN_S + 1)
-    assert Breaker(cache, S3).open_cause() is None
-
-
-def test_a_missing_object_opens_no_breaker(cache: HubCache) -> None:
-    Breaker(cache, S3).trip(StoreNotFound("no"))
     assert Breaker(cache, S3).open_cause() is None
 
 

@@ -84,3 +84,10 @@ def test_what_is_already_there_needs_no_room(settings: Settings, tmpfs: Path, mo
     cache_dir = tmpfs / "models"
     monkeypatch.setattr("f5_worker.cache.HubCache.missing_bytes", lambda *_: 0)
     assert roots(replace(settings, cache_dir=cache_dir))[0] == "models"
+
+
+def test_the_ram_disk_is_taken_when_no_other_has_room(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "first").write_text("a file")
+    (tmp_path / "second").write_text("a file")
+    monkeypatch.setattr(placement, "RAM_DIR", tmp_path / "models")
+    assert roots(settings) == ["models"]

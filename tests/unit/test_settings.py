@@ -61,6 +61,19 @@ def test_an_endpoint_with_a_password_is_refused_without_showing_it() -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "endpoint", ["http://h:99999", "http://h:abc", "https://s3..backblazeb2.com", "s3.example.com", "ftp://h", "http://h:0"]
+)
+def test_an_endpoint_that_cannot_be_connected_to_is_refused(endpoint: str) -> None:
+    with pytest.raises(SettingsError, match="AWS_ENDPOINT_URL"):
+        Settings.from_env({**S3, "AWS_ENDPOINT_URL": endpoint})
+
+
+def test_prefixes_that_lie_in_each_other_are_refused() -> None:
+    with pytest.raises(SettingsError, match="S3_OUTPUT_PREFIX"):
+        Settings.from_env({"S3_MODELS_PREFIX": "f5/", "S3_OUTPUT_PREFIX": "f5/output"})
+
+
 def test_repr_hides_the_keys() -> None:
     text = repr(Settings.from_env(S3))
     assert "very-secret" not in text
