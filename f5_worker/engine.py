@@ -165,10 +165,9 @@ class Engine:
             on_chunk(index + 1, len(script.chunks))
         joined.pause(int(script.pause_after_s * self.sample_rate_hz))
         rate_hz = self.sample_rate_hz
-        segments = [
-            (piece.written, start / rate_hz, end / rate_hz) for piece, (start, end) in zip(script.chunks, joined.bounds, strict=True)
-        ]
-        return Speech(joined.samples(), rate_hz, segments, warnings)
+        samples, bounds = _finish(joined.samples(), joined.bounds, rate_hz, options)
+        segments = [(piece.written, start / rate_hz, end / rate_hz) for piece, (start, end) in zip(script.chunks, bounds, strict=True)]
+        return Speech(samples, rate_hz, segments, warnings)
 
     def _speak(self, chunk: str, voice: Voice, options: Options, cancelled: Callable[[], bool]) -> Samples:
         """One chunk; when the device's memory does not suffice, once more in two halves."""
@@ -282,6 +281,7 @@ def _frames(ref_frames: int, ref_text: str, chunk: str, speed: float) -> int:
 
 
 def _finish(samples: Samples, bounds: post.Bounds, rate_hz: int, options: Options) -> tuple[Samples, post.Bounds]:
+    """What the options ask for after the join; segments move with the samples."""
     if options.longest_silence_s is not None:
         samples, bounds = post.shorten_silences(samples, rate_hz, bounds, options.longest_silence_s)
     if options.loudness_lufs is not None:

@@ -17,6 +17,7 @@ import torch
 
 from f5_worker.engine import Engine, Options, Speech, chunk_seed, max_chunk_bytes
 from f5_worker.errors import Cancelled, EngineError, OutOfMemory, TextEmpty, TextTooLong
+from f5_worker.post import integrated_lufs
 from f5_worker.reference import Voice
 
 OPTIONS = Options(seed=5, nfe_step=2)
@@ -270,3 +271,18 @@ def test_many_jobs_leave_no_memory_and_no_file_behind(
 
 def test_warm_up_speaks(engine: Engine) -> None:
     engine.warm_up()
+
+
+def test_the_finish_that_was_asked_for_is_in_the_samples(engine: Engine, voice: Voice) -> None:
+    plain = speak(engine, SENTENCE, voice)
+    loud = speak(engine, SENTENCE, voice, replace(OPTIONS, loudness_lufs=-20.0))
+    faded = speak(engine, SENTENCE, voice, replace(OPTIONS, fade_s=0.05))
+    paused = f"{SENTENCE}[pause:3s] {SENTENCE}"
+    shorter = speak(engine, paused, voice, replace(OPTIONS, tags=True, longest_silence_s=0.5))
+    longer = speak(engine, paused, voice, replace(OPTIONS, tags=True))
+    assert integrated_lufs(loud.samples, loud.sample_rate_hz) == pytest.approx(-20.0, abs=0.5)
+    assert faded.samples[0] == faded.samples[-1] == 0.0
+    assert digest(plain) not in {digest(loud), digest(faded)}
+    saved_s = (len(longer.samples) - len(shorter.samples)) / plain.sample_rate_hz
+    assert saved_s == pytest.approx(2.5, abs=0.3)
+    assert shorter.segments[1][1] == pytest.approx(longer.segments[1][1] - saved_s, abs=0.05)
