@@ -11,11 +11,10 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from f5_worker import boot, logs, report
+from f5_worker import boot, logs, report, wheels
 from f5_worker.cache import HubCache
 from f5_worker.errors import CacheError, SettingsError, WorkerError
 from f5_worker.manifest import ModelSpec, load_model
@@ -68,11 +67,13 @@ def serve(settings: Settings) -> None:
         sdk = import_sdk()
     logs.set_up_for(settings, os.environ)
     with timeline.phase("import torch", lane="handler"):
-        from f5_worker.engine import Engine  # noqa: PLC0415 - after the logs and the signal handler are set
+        from f5_worker.backend import choose_backend  # noqa: PLC0415 - after the logs and the signal handler are set
+        from f5_worker.engine import Engine  # noqa: PLC0415
     with timeline.phase("wait for flash-attn", lane="handler"):
-        add_to_path(boot.join_wheel(os.environ))
+        wheel = boot.join_wheel(os.environ)
+        wheels.activate(wheel, settings.flash_attn, sys.modules, sys.path)  # type: ignore[arg-type] # None blocks an import
     with timeline.phase("build model", lane="handler"):
-        engine = Engine.build(spec)
+        engine = Engine.build(spec, choose_backend(settings.flash_attn))
     with timeline.phase("wait for weights", lane="handler"):
         restored = boot.join(spec.files, settings, cache_store, os.environ, timeline=timeline)
     with timeline.phase("load model", lane="handler"):
@@ -80,7 +81,7 @@ def serve(settings: Settings) -> None:
     with timeline.phase("warm up", lane="handler"):
         engine.warm_up()
 
-    booted = boot_report(spec, engine, restored, timeline)
+    booted = boot_report(spec, engine, [*restored.phases, *wheel.phases], restored, timeline)
     keep(booted, restored)
     service = Service(engine, settings, store, boot=lambda: booted)
     publisher = Publisher(cache_store, settings, spec.files, restored).start() if cache_store else None
@@ -99,15 +100,11 @@ def import_sdk() -> ModuleType:
     return sdk
 
 
-def add_to_path(folder: Path | None) -> None:
-    """Make the packages of a folder importable, before f5_tts looks for them."""
-    if folder:
-        sys.path.insert(0, str(folder))
-
-
-def boot_report(spec: ModelSpec, engine: Engine, restored: RestoreReport, timeline: Timeline) -> dict[str, Any]:
+def boot_report(
+    spec: ModelSpec, engine: Engine, of_children: Sequence[Phase], restored: RestoreReport, timeline: Timeline
+) -> dict[str, Any]:
     """How this worker became ready. `health` shows it to clients, so it names no local path."""
-    for phase in restored.phases:  # the child's; a restore in this process has written its own into the timeline already
+    for phase in of_children:  # a restore in this process has written its own into the timeline already
         if phase not in timeline.phases:
             timeline.add(phase)
     return report.compose(timeline, model=spec.name, files=restored.files_json(), bucket=restored.bucket_json(), engine=engine.describe())

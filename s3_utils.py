@@ -6,9 +6,10 @@ B2 and R2 refuse, path-style addresses for custom endpoints, time-outs of second
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,6 @@ class S3Store:
 
     def __init__(self, settings: S3Settings) -> None:
         self._settings = settings
-        self._lock = threading.Lock()
 
     @property
     def bucket(self) -> str:
@@ -59,15 +59,17 @@ class S3Store:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
-        with self._lock:  # creating clients from the default session is not thread-safe
-            return boto3.session.Session().client(
-                "s3",
-                endpoint_url=s.endpoint_url,
-                aws_access_key_id=s.access_key_id,
-                aws_secret_access_key=s.secret_access_key,
-                aws_session_token=s.session_token,
-                config=config,
-            )
+        # Made once, also from several threads: cached_property of Python 3.11 holds a lock.
+        client = boto3.session.Session().client(
+            "s3",
+            endpoint_url=s.endpoint_url,
+            aws_access_key_id=s.access_key_id,
+            aws_secret_access_key=s.secret_access_key,
+            aws_session_token=s.session_token,
+            config=config,
+        )
+        client.meta.events.register_last("before-parameter-build.s3", _forbid_redirect)
+        return client
 
     def head(self, key: str) -> ObjectInfo | None:
         try:
@@ -75,14 +77,18 @@ class S3Store:
                 r = self._client.head_object(Bucket=self.bucket, Key=key)
         except StoreNotFound:
             return None
-        return ObjectInfo(key, r["ContentLength"], r["LastModified"], r.get("Metadata", {}))
+        try:
+            return ObjectInfo(key, r["ContentLength"], r["LastModified"], r.get("Metadata", {}), _answered(r))
+        except KeyError as exc:  # a login page of the network answers like this
+            raise StoreUnavailable(f"HEAD {key}: the answer lacks {exc}; check AWS_ENDPOINT_URL and the network") from exc
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
-        with _translated(f"GET {key}"), closing(self._client.get_object(Bucket=self.bucket, Key=key)["Body"]) as body:
-            data: bytes = body.read(max_bytes + 1)
-        if len(data) > max_bytes:
-            raise StoreCorrupt(f"{key} is longer than the {max_bytes} bytes that are read of it")
-        return data
+        data = bytearray()
+        for piece in self.stream(key):  # to its end: a single read(n) does not notice that the body broke off
+            data += piece
+            if len(data) > max_bytes:
+                raise StoreCorrupt(f"{key} is longer than the {max_bytes} bytes that are read of it")
+        return bytes(data)
 
     def stream(self, key: str) -> Iterator[bytes]:
         with _translated(f"GET {key}"), closing(self._client.get_object(Bucket=self.bucket, Key=key)["Body"]) as body:
@@ -136,10 +142,24 @@ class S3Store:
         return f"{base.scheme}://{host}{base.path.rstrip('/')}{path}"
 
 
+def _forbid_redirect(context: dict[str, Any], **_: object) -> None:
+    """Let a redirect be an error. botocore asks the bucket for its region by a HEAD, and for the HEAD's redirect again, without end."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
+
+
+def _answered(response: Mapping[str, Any]) -> datetime | None:
+    """The store's clock, from its answer's Date."""
+    try:
+        return parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"]).replace(tzinfo=UTC)  # HTTP dates are GMT
+    except (KeyError, ValueError):
+        return None
+
+
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
     """Turn every botocore and s3transfer error into a StoreError; `what` names the call, never a host or a secret."""
     from boto3.exceptions import Boto3Error  # noqa: PLC0415 - only calls that already loaded boto3 come here
+    from botocore.parsers import ResponseParserError  # noqa: PLC0415
 
     try:
         yield
@@ -149,7 +169,7 @@ def _translated(what: str) -> Iterator[None]:
         if isinstance(exc.__context__, botocore.exceptions.ClientError):
             raise _store_error(what, exc.__context__) from exc
         raise StoreUnavailable(f"{what}: {type(exc).__name__}; check AWS_ENDPOINT_URL and the network") from exc
-    except (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError) as exc:
+    except (botocore.exceptions.BotoCoreError, ResponseParserError) as exc:
         raise StoreUnavailable(f"{what}: {type(exc).__name__}; check AWS_ENDPOINT_URL and the network") from exc
 
 

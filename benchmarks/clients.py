@@ -38,7 +38,7 @@ def ours(job: dict) -> None:
 
 def bare(job: dict) -> None:
     """The least that gives the same bytes with the same guarantee: no retries, bounds, journal, resume or keep-alive logic."""
-    connections, range_bytes, slice_bytes = job["connections"], job["range_bytes"], 256 * 1024
+    connections, range_bytes, slice_bytes = job["connections"], job["range_bytes"], job.get("slice_bytes", 256 * 1024)
     context = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
     files, tasks = [], []
     for entry in job["files"]:
@@ -46,7 +46,7 @@ def bare(job: dict) -> None:
         os.posix_fallocate(fd, 0, entry["size"])
         files.append(_BareFile(fd, entry))
         tasks += [(files[-1], at, min(at + range_bytes, entry["size"])) for at in range(0, entry["size"], range_bytes)]
-    memory = memoryview(mmap.mmap(-1, (connections + 6) * range_bytes))
+    memory = memoryview(mmap.mmap(-1, (connections + 6) * range_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
     buffers = [memory[n * range_bytes : (n + 1) * range_bytes] for n in range(connections + 6)]
     tasks.reverse()
     free, lock = threading.Semaphore(len(buffers)), threading.Lock()

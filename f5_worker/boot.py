@@ -14,9 +14,8 @@ import select
 import signal
 import threading
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from f5_worker import hub
 from f5_worker.cache import HubCache
@@ -27,6 +26,9 @@ from f5_worker.report import Phase, Timeline, process_start_unix_s
 from f5_worker.restore import RestoreReport, restore
 from f5_worker.settings import Settings
 from f5_worker.store import Store
+
+if TYPE_CHECKING:
+    from f5_worker.wheels import WheelReport
 
 log = logging.getLogger(__name__)
 
@@ -46,24 +48,28 @@ def start_restore(
 
 def start_wheel(cache: HubCache, settings: Settings, store: Store | None, env: MutableMapping[str, str]) -> None:
     """Fork a child that installs flash-attn when it is wanted."""
-    if settings.flash_attn != "off":
-        _start_child("WHEEL", env, lambda _stop: _ensure_wheel(settings, cache, store))
+    child_env = dict(env)
+    _start_child("WHEEL", env, lambda stop: _prepare_wheel(cache, settings, store, child_env, stop))
 
 
-def _ensure_wheel(settings: Settings, cache: HubCache, store: Store | None) -> bytes:
+def _prepare_wheel(cache: HubCache, settings: Settings, store: Store | None, env: Mapping[str, str], stop: threading.Event) -> bytes:
     from f5_worker import wheels  # noqa: PLC0415 - 0.1 s of imports that only this child pays
 
-    return str(wheels.ensure(settings, cache, store) or "").encode()
+    return wheels.prepare(settings, cache, store, env=env, timeline=Timeline(process_start_unix_s()), stop=stop).to_json()
 
 
-def join_wheel(env: Mapping[str, str]) -> Path | None:
-    """The directory of an installed flash-attn, for sys.path; None when torch's attention serves."""
+def join_wheel(env: Mapping[str, str]) -> WheelReport:
+    """What became of flash-attn; an empty report, so that torch's attention serves, when its child died or is late."""
+    from f5_worker.wheels import WheelReport  # noqa: PLC0415
+
     try:
-        report = _childs_report("WHEEL", env, WHEEL_DEADLINE_S)
+        data = _childs_report("WHEEL", env, WHEEL_DEADLINE_S)
+        return WheelReport.from_json(data) if data else WheelReport()
     except TimeoutError:
         log.warning("boot.wheel_late seconds=%.0f effect='torch attention serves'", WHEEL_DEADLINE_S)
-        return None
-    return Path(report.decode()) if report else None
+    except (ValueError, KeyError, TypeError) as exc:
+        log.warning("boot.wheel_report_broken error=%s effect='torch attention serves'", type(exc).__name__)
+    return WheelReport()
 
 
 def join(

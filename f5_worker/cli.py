@@ -12,9 +12,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -26,8 +27,8 @@ from rich.table import Table
 from f5_worker import hub, inventory, logs, waterfall
 from f5_worker.cache import HubCache
 from f5_worker.errors import SettingsError, WorkerError
-from f5_worker.manifest import ModelSpec, load_model, load_models
-from f5_worker.placement import choose
+from f5_worker.manifest import ModelSpec, PinnedFile, load_model, load_models
+from f5_worker.placement import RAM_DIR, choose
 from f5_worker.publish import Publication
 from f5_worker.report import Timeline
 from f5_worker.restore import RestoreReport, restore
@@ -58,8 +59,8 @@ def status(context: typer.Context, as_json: AsJson = False, cache_dir: CacheDir 
     with _session(context, cache_dir) as (settings, spec, store):
         states = inventory.file_states(store, settings.models_prefix, spec.files)
         manifests = inventory.manifest_states(store, settings.models_prefix, spec.files)
-        local = HubCache(choose(settings, spec.files)[0].root)
-        rows: list[Row] = [(s.key, s.file.size_bytes, s.state, "no" if local.missing_bytes([s.file]) else "yes") for s in states]
+        local = _local_cache(settings, spec.files)
+        rows: list[Row] = [(s.key, s.file.size_bytes, s.state, "yes" if _holds(local, s.file) else "no") for s in states]
         rows += [(key, None, state, "-") for key, state in manifests.items()]
         _show(as_json, f"{spec.name} in {store_name(settings)}, local cache {local.root}", ("key", "bytes", "bucket", "local"), rows)
         _end(all(row[2] == "ok" for row in rows))
@@ -112,17 +113,26 @@ def push(
 @cache_app.command()
 def gc(
     context: typer.Context,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List only; delete nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete what is listed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List only, which is the default.")] = False,
+    older_than_days: Annotated[
+        float, typer.Option(min=0, help="Younger objects may belong to a publisher at work.")
+    ] = inventory.GC_AGE.days,
     as_json: AsJson = False,
 ) -> None:
-    """Delete under the models prefix what no pin and no manifest needs and is older than 7 days, and stale uploads."""
+    """List what the worker put under the models prefix and no pin and no manifest needs; with --yes, delete it.
+
+    Unfinished uploads that are older than an hour belong to it. Other objects under the prefix are never touched.
+    """
+    if yes and dry_run:
+        raise typer.BadParameter("--yes deletes and --dry-run does not: give one of them")
     with _session(context) as (settings, _spec, store):
         pinned = [f for model in load_models(settings.models_file).values() for f in model.files]
-        found = inventory.garbage(store, settings.models_prefix, pinned)
-        verb = "would delete" if dry_run else "deleted"
+        found = inventory.garbage(store, settings.models_prefix, pinned, older_than=timedelta(days=older_than_days))
+        verb = "deleted" if yes else "would delete"
         rows: list[Row] = [(o.key, o.size_bytes, verb) for o in found.objects]
         rows += [(u.key, None, f"{verb} (unfinished upload)") for u in found.uploads]
-        if not dry_run:
+        if yes:
             for info in found.objects:
                 store.delete(info.key)
             for upload in found.uploads:
@@ -141,8 +151,13 @@ def boot_report(
         out.mkdir(parents=True, exist_ok=True)
         (out / "boot.trace.json").write_text(json.dumps(waterfall.chrome_trace(boot)))
         (out / "boot.png").write_bytes(waterfall.png([boot]))
+    except ImportError as exc:  # the worker's image does not have it
+        errors.print(
+            f"boot.png needs matplotlib: pip install matplotlib. The trace alone was written: {out / 'boot.trace.json'}", markup=False
+        )
+        raise typer.Exit(EXIT_FAILED) from exc
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        errors.print(f"no boot report could be drawn from {report}: {type(exc).__name__}: {exc}")
+        errors.print(f"no boot report could be drawn from {report}: {type(exc).__name__}: {exc}", markup=False)
         raise typer.Exit(EXIT_FAILED) from exc
     console.print(f"{out / 'boot.png'}\n{out / 'boot.trace.json'}")
 
@@ -172,6 +187,22 @@ def _settings(cache_dir: Path | None) -> tuple[Settings, S3Settings]:
     if settings.s3 is None:
         raise SettingsError("S3_BUCKET is not set: this command needs a bucket")
     return replace(settings, cache_dir=cache_dir.resolve() if cache_dir else settings.cache_dir), settings.s3
+
+
+def _local_cache(settings: Settings, files: Sequence[PinnedFile]) -> HubCache:
+    """The directory, of those a boot would try, that has the most of the files; nothing is written to find out."""
+    roots = [settings.cache_dir] if settings.cache_dir else []
+    caches = [HubCache(root) for root in (*roots, *settings.cache_dir_candidates, RAM_DIR)]
+    return max(caches, key=lambda cache: sum(f.size_bytes for f in files if _holds(cache, f)))  # the first of equals
+
+
+def _holds(cache: HubCache, file: PinnedFile) -> bool:
+    """Whether a whole file is in a cache, by its size."""
+    for place in (cache.snapshot(file), cache.blob(file)):
+        with suppress(OSError):
+            if place.stat().st_size == file.size_bytes:
+                return True
+    return False
 
 
 def _bring(settings: Settings, spec: ModelSpec, store: Store | None) -> RestoreReport:

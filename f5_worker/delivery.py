@@ -58,9 +58,8 @@ def deliver(
     if store is None or (mode == "inline" and fits):
         return Delivered(_inline(data, settings))
     try:
-        now = datetime.now(UTC)
-        key = object_key(settings.output_prefix, job_id, fmt, now)
-        audio = _upload(store, key, data, CONTENT_TYPES[fmt], now + timedelta(seconds=expires_s or settings.url_expires_s))
+        key = object_key(settings.output_prefix, job_id, fmt, datetime.now(UTC))
+        audio = _upload(store, key, data, CONTENT_TYPES[fmt], expires_s or settings.url_expires_s)
     except StoreError as error:
         log.warning("delivery outcome=store_failed bytes=%d inline=%s error=%r", len(data), fits, str(error))
         if not fits:
@@ -79,9 +78,10 @@ def object_key(prefix: str, job_id: str, fmt: str, now: datetime) -> str:
     return f"{prefix}{now:%Y-%m-%d}/{name}.{fmt}"
 
 
-def _upload(store: Store, key: str, data: bytes, content_type: str, expires: datetime) -> dict[str, str]:
-    store.put(key, data, content_type=content_type)
-    url = store.sign_get(key, expires_s=int((expires - datetime.now(UTC)).total_seconds()))
+def _upload(store: Store, key: str, data: bytes, content_type: str, expires_s: int) -> dict[str, str]:
+    store.put(key, data, content_type=content_type)  # may take long: the URL's time starts after it
+    expires = datetime.now(UTC) + timedelta(seconds=expires_s)
+    url = store.sign_get(key, expires_s=expires_s)
     return {"url": url, "expires_at": expires.isoformat(timespec="seconds").replace("+00:00", "Z")}
 
 

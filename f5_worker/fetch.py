@@ -18,6 +18,8 @@ from f5_worker.transfer import Item, Limits, Outcome
 __all__ = ["Item", "Limits", "Outcome", "fetch"]
 
 _TICK_S = 0.05
+_GREETING_S = 0.03  # for connecting and the first answer
+_FAST_BYTES_PER_S = 45e6  # of one connection; below it the line may bound each, and more of them bring more
 _JOIN_S = 0.6  # of the second in which a stop has to end
 
 
@@ -33,15 +35,21 @@ def fetch(
     """
     session = Session(items, limits, on_done)
     session.prepare()
-    threads = [threading.Thread(target=session.work, name=f"fetch-{n}", daemon=True) for n in range(session.width)]
-    for thread in threads:
-        thread.start()
-    _watch(session, limits, stop or threading.Event())
+    threads: list[threading.Thread] = []
+    _start(session, threads)
+    _watch(session, limits, stop or threading.Event(), threads)
     _join(session, threads)
     return session.collect()
 
 
-def _watch(session: Session, limits: Limits, stop: threading.Event) -> None:
+def _start(session: Session, threads: list[threading.Thread]) -> None:
+    """Run as many threads as the session wants."""
+    while len(threads) < session.width:
+        threads.append(threading.Thread(target=session.work, name=f"fetch-{len(threads)}", daemon=True))
+        threads[-1].start()
+
+
+def _watch(session: Session, limits: Limits, stop: threading.Event, threads: list[threading.Thread]) -> None:
     """Return when every item has ended or one bound ends them all."""
     stall = _Stall(limits)
     received, last = 0, time.monotonic()
@@ -49,6 +57,9 @@ def _watch(session: Session, limits: Limits, stop: threading.Event) -> None:
         now, total = time.monotonic(), session.received_bytes()
         if session.is_waiting() and session.answered and stall.too_slow(now - last, total - received):
             session.end(StoreUnavailable(f"less than {limits.stall_bytes_per_s / 1e6:g} MB/s for {limits.stall_window_s:g} s"))
+        if (seconds := now - session.started - _GREETING_S) > 0 and total < _FAST_BYTES_PER_S * session.width * seconds:
+            session.widen(limits.connections)
+            _start(session, threads)
         received, last = total, now
         if stop.is_set():
             session.end(Cancelled("stopped"))

@@ -7,7 +7,6 @@ contiguous by then, unless another thread is at it: a fast line turns one thread
 
 from __future__ import annotations
 
-import mmap
 import random
 import threading
 import time
@@ -15,13 +14,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from f5_worker.disk import disk_error
 from f5_worker.errors import CacheError, InternalError, StoreCorrupt, StoreUnavailable, WorkerError
 from f5_worker.http_range import Connection, Endpoint, Interrupted, Target, tls_context
-from f5_worker.part_file import PartFile, disk_error
-from f5_worker.transfer import IGNORES_RANGES, SLICE_BYTES, Item, Limits, Outcome, Range, Restart, Transfer, plan
+from f5_worker.part_file import PartFile
+from f5_worker.transfer import IGNORES_RANGES, SLICE_BYTES, Item, Limits, Outcome, Range, Restart, Transfer, arena, plan
 
+_IN_FLIGHT_BYTES = 96 * 1024 * 1024  # of all connections: few take long ranges, which cost the store less, many take short ones
 _MIN_RANGE_BYTES = 1024 * 1024  # towards the end ranges shrink to this, so that the connections end together
-_SPARE_BUFFERS = 6  # ranges that wait for their turn in the digest
+_SPARE_BUFFERS = 4  # ranges that wait for their turn in the digest
 _PROGRESS_BYTES = 1024 * 1024  # an attempt that brought this much starts the count of failures anew
 _BACKOFF_S = 0.2  # doubled after each failure, with jitter
 
@@ -35,7 +36,7 @@ class Session:
         self.answered: set[Endpoint] = set()
         self.first_try: dict[Endpoint, float] = {}
         self.links: list[Connection] = []
-        self.width = 0  # threads worth starting
+        self.width = 0  # threads that the monitor is to run
         self._limits = limits
         self._on_done = on_done
         self._transfers = [Transfer(item, Target.parse(item.url), PartFile(item.part, item.size_bytes, item.sha256)) for item in items]
@@ -57,10 +58,19 @@ class Session:
                 transfer.settled = True
                 self._finish(transfer, disk_error(exc))
                 continue
-            transfer.begin(self._planned(transfer, finished))
+            transfer.begin(plan(transfer.size_bytes, finished))
             self._enqueue(transfer)
-        self.width = min(self._limits.connections, len(self._queue))
-        self._buffers = _arena(min(self.width + _SPARE_BUFFERS, len(self._queue)), self._limits.range_bytes)
+        self.widen(min(self._limits.first_connections, self._limits.connections))
+
+    def widen(self, connections: int) -> None:
+        """So many connections, if they have something to do, and the buffers for them."""
+        with self._changed:
+            tasks = sum(1 if r is None else -(-r.size_bytes // _MIN_RANGE_BYTES) or 1 for _, r in self._queue)
+            before, self.width = self.width, max(self.width, min(connections, tasks))
+            if (count := self.width - before) > 0:
+                size_bytes = min(_IN_FLIGHT_BYTES // self.width, self._limits.range_bytes)
+                self._buffers += arena(count if before else count + _SPARE_BUFFERS, size_bytes)
+                self._changed.notify_all()
 
     def wait_done(self, timeout_s: float) -> bool:
         with self._changed:
@@ -87,9 +97,10 @@ class Session:
             self._changed.notify_all()
         self.interrupt(error.message)
 
-    def interrupt(self, reason: str) -> None:
+    def interrupt(self, reason: str, endpoint: Endpoint | None = None) -> None:
         for link in list(self.links):
-            link.interrupt(reason)
+            if endpoint in {None, link.endpoint}:
+                link.interrupt(reason)
 
     def bury(self, endpoint: Endpoint, error: StoreUnavailable) -> None:
         """End all items of an endpoint, if it never answered."""
@@ -102,9 +113,7 @@ class Session:
             self._changed.notify_all()
         for transfer in dead:
             self._settle(transfer)
-        for link in list(self.links):
-            if link.endpoint == endpoint:
-                link.interrupt(error.message)
+        self.interrupt(error.message, endpoint)
 
     def collect(self) -> list[Outcome]:
         """The outcomes in the order of the items; what no thread ended is ended here."""
@@ -119,15 +128,13 @@ class Session:
 
     # the queue
 
-    def _planned(self, transfer: Transfer, finished: list[tuple[int, int]]) -> list[Range]:
-        connections = self._limits.connections
-        behind = sum(t.size_bytes for t in self._transfers if t.size_bytes < transfer.size_bytes)
-
-        def share(rest: int) -> int:
-            even = (rest + behind) // (2 * connections)
-            return min(self._limits.range_bytes, max(_MIN_RANGE_BYTES, even - even % SLICE_BYTES))
-
-        return plan(transfer.size_bytes, finished, share_bytes=share)
+    def _cut(self, transfer: Transfer, piece: Range, buffer: memoryview) -> None:
+        """Give a range its buffer and leave in the queue what is too much for one range."""
+        left = piece.size_bytes + sum(r.size_bytes for _, r in self._queue if r is not None)
+        even = max(left // (2 * self.width), _MIN_RANGE_BYTES)
+        piece.buffer = buffer
+        if rest := transfer.cut(piece, min(even - even % SLICE_BYTES, _IN_FLIGHT_BYTES // self.width, len(buffer))):
+            self._queue.appendleft((transfer, rest))
 
     def _enqueue(self, transfer: Transfer) -> None:
         if transfer.ranges[0].on_disk:
@@ -143,7 +150,7 @@ class Session:
                 if self._queue and (self._queue[0][1] is None or self._buffers):
                     transfer, piece = self._queue.popleft()
                     if piece is not None:
-                        piece.buffer = self._buffers.pop()
+                        self._cut(transfer, piece, self._buffers.pop())
                     transfer.in_flight += 1
                     return transfer, piece
                 self._changed.wait()
@@ -175,20 +182,15 @@ class Session:
             if piece is not None:
                 self._bring(link, transfer, piece)
             transfer.advance(self._release)
-        except (WorkerError, Restart) as exc:
-            self._fail(transfer, exc)
-        except OSError as exc:
-            self._fail(transfer, disk_error(exc))
+        except (WorkerError, Restart, OSError) as exc:
+            with self._changed:
+                transfer.fail(disk_error(exc) if isinstance(exc, OSError) else exc)
+                self._changed.notify_all()
         finally:
             with self._changed:
                 transfer.in_flight -= 1
                 transfer.received_bytes += piece.received_bytes if piece else 0
             self._settle(transfer)
-
-    def _fail(self, transfer: Transfer, failure: WorkerError | Restart) -> None:
-        with self._changed:
-            transfer.fail(failure)
-            self._changed.notify_all()
 
     def _bring(self, link: Connection, transfer: Transfer, piece: Range) -> None:
         """Fetch one range, with its retries. Returns early when its file has failed."""
@@ -261,13 +263,14 @@ class Session:
         self._finish(transfer, error)
 
     def _restart(self, transfer: Transfer, restart: Restart) -> WorkerError | None:
+        self._queue = deque(task for task in self._queue if task[0] is not transfer)
         transfer.causes.add(restart.cause)
         transfer.whole = transfer.whole or restart.cause == IGNORES_RANGES
         try:
             transfer.part.restart()
         except OSError as exc:
             return disk_error(exc)
-        transfer.begin([Range(0, transfer.size_bytes)] if transfer.whole else self._planned(transfer, []))
+        transfer.begin([Range(0, transfer.size_bytes)])
         self._enqueue(transfer)
         return None
 
@@ -292,9 +295,3 @@ class Session:
         with self._changed:
             self._outcomes[id(transfer)] = outcome
             self._changed.notify_all()
-
-
-def _arena(count: int, size_bytes: int) -> list[memoryview]:
-    """Buffers out of one anonymous mapping: no page of it costs anything before it is touched."""
-    view = memoryview(mmap.mmap(-1, max(1, count) * size_bytes))
-    return [view[n * size_bytes : (n + 1) * size_bytes] for n in range(count)]

@@ -147,7 +147,7 @@ class Connection:
         self.waiting_since = time.monotonic()
         try:
             yield
-        except (OSError, http.client.HTTPException) as exc:
+        except (OSError, http.client.HTTPException, UnicodeError) as exc:
             raise Interrupted(self._reason or _reason_of(exc)) from exc
         finally:
             self.waiting_since = None
@@ -200,16 +200,19 @@ class Connection:
             sock = self._open(target, connect_s)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if target.tls and self._context is not None:
-                self._sock = self._context.wrap_socket(sock, server_hostname=target.host)
+                # The handshake comes after: wrapping detaches the socket that interrupt() would shut down.
+                self._sock = secured = self._context.wrap_socket(sock, server_hostname=target.host, do_handshake_on_connect=False)
+                self._check_interrupted()
+                secured.do_handshake()
 
     def _open(self, target: Target, connect_s: float) -> socket.socket:
         failure: OSError = OSError("the name has no address")
-        for family, kind, protocol, _, address in socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM):
+        addresses = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, address in addresses:
             self.close()
             sock = self._sock = socket.socket(family, kind, protocol)
-            if self._reason is not None:  # interrupted while there was no socket to shut down
-                raise ConnectionAbortedError
-            sock.settimeout(connect_s)
+            self._check_interrupted()
+            sock.settimeout(connect_s / len(addresses))  # or one that lets nobody connect (IPv6) would hide the next
             try:
                 sock.connect(address)
             except OSError as exc:
@@ -218,6 +221,11 @@ class Connection:
             sock.settimeout(None)
             return sock
         raise failure
+
+    def _check_interrupted(self) -> None:
+        """For an interrupt that came while there was no socket to shut down."""
+        if self._reason is not None:
+            raise ConnectionAbortedError
 
     def _request(self, target: Target, start: int, end: int) -> Answer:
         sock = self._sock
@@ -253,18 +261,18 @@ def _seconds(retry_after: str | None) -> float | None:
     """A Retry-After header as seconds from now: a number or an HTTP date."""
     if retry_after is None:
         return None
-    if retry_after.strip().isdigit():
+    if retry_after.strip().isdecimal():
         return float(retry_after)
     try:
         until = parsedate_to_datetime(retry_after)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
 def _reason_of(exc: Exception) -> str:
     """Why a connection failed, without host or path."""
-    if isinstance(exc, socket.gaierror):
+    if isinstance(exc, (socket.gaierror, UnicodeError)):  # UnicodeError: an empty or too long label
         return "the endpoint's name does not resolve"
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"the endpoint's certificate is not trusted: {exc.verify_message}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -76,18 +77,25 @@ def verify(store: Store, prefix: str, files: Iterable[PinnedFile], on_bytes: Cal
     return states
 
 
-def garbage(store: Store, prefix: str, pinned: Iterable[PinnedFile], *, now: datetime | None = None) -> Garbage:
-    """Objects under the models prefix that no pin and no valid manifest names, older than GC_AGE, and stale uploads."""
+def garbage(
+    store: Store, prefix: str, pinned: Iterable[PinnedFile], *, older_than: timedelta = GC_AGE, now: datetime | None = None
+) -> Garbage:
+    """Objects of the worker that no pin and no valid manifest names and that are older than older_than, and stale uploads.
+
+    Only keys of the two forms that a publisher writes are looked at: `<prefix><org>--<name>/<commit>/...` and
+    `<prefix>wheels/*.whl`. Whatever else lies below the prefix (results, voices) is the user's.
+    """
     now = now or datetime.now(UTC)
-    objects = list(store.list(prefix))
+    ours = re.compile(re.escape(prefix) + r"(?:[^/]+--[^/]+/[0-9a-f]{40}/.+|wheels/[^/]+\.whl)", re.DOTALL)
+    objects = [o for o in store.list(prefix) if ours.fullmatch(o.key)]
     needed = {file.key(prefix) for file in pinned} | {f"{prefix}wheels/{name}" for name in pinned_names()}
     for info in objects:
         if info.key.endswith(f"/{MANIFEST_NAME}"):
             named = _named_by(store, prefix, info.key)
             needed |= named | ({info.key} if named else set())
-    old = [o for o in objects if o.key not in needed and now - o.modified > GC_AGE]
-    uploads = [u for u in store.pending_uploads(prefix) if (now - u.started).total_seconds() > PENDING_UPLOAD_STALE_S]
-    return Garbage(old, uploads)
+    old = [o for o in objects if o.key not in needed and now - o.modified > older_than]
+    pending = (u for u in store.pending_uploads(prefix) if ours.fullmatch(u.key))
+    return Garbage(old, [u for u in pending if (now - u.started).total_seconds() > PENDING_UPLOAD_STALE_S])
 
 
 def _named_by(store: Store, prefix: str, key: str) -> set[str]:

@@ -12,24 +12,13 @@ import errno
 import os
 from pathlib import Path
 
-from f5_worker.errors import CacheError, DiskFull
-
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_FALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS}
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
-def disk_error(exc: OSError) -> CacheError:
-    """The worker's error for a failed file operation; its message holds no path."""
-    reason = exc.strerror or type(exc).__name__
-    if exc.errno in _FULL:
-        return DiskFull(f"{reason}: free space or point MODEL_CACHE_DIR at a larger disk")
-    return CacheError(f"{reason}: the cache directory cannot be written")
-
-
 class PartFile:
-    """One part file and its journal. Every method raises OSError as it comes; `disk_error` translates it."""
+    """One part file and its journal. Every method raises OSError as it comes; `disk.disk_error` translates it."""
 
     def __init__(self, path: Path, size_bytes: int, sha256: str) -> None:
         self.path = path

@@ -7,24 +7,23 @@ bytes to the same keys) and rare: one claims the commit, the others wait for it.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from f5_worker.cache import HubCache
-from f5_worker.errors import Cancelled, StoreCorrupt, StoreError, StoreNotFound, StoreUnavailable
+from f5_worker.errors import Cancelled, StoreCorrupt, StoreError, StoreForbidden, StoreNotFound, StoreUnavailable
 from f5_worker.manifest import MANIFEST_MAX_BYTES, PinnedFile, by_commit, commit_prefix, dump_manifest, manifest_key, parse_manifest
 from f5_worker.restore import RestoreReport
 from f5_worker.settings import Settings
 from f5_worker.store import Store
-from f5_worker.wheels import publishable
+from f5_worker.wheels import KeptWheel, publishable
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +32,17 @@ CLAIM_SETTLE_S = 1.0  # two claims written within this time: the later one wins,
 CLAIM_STALE_S = 120.0  # an owner renews its claim far more often; an older one belongs to a dead worker
 CLAIM_RENEW_S = 20.0
 CLAIM_POLL_S = 5.0
+CLAIM_WAIT_S = 1800.0  # 1.4 GB at 0.8 MB/s
+CLAIM_WRITES = 3  # a claim that does not stay this often does no more harm than none: the bytes are the same
 PENDING_UPLOAD_STALE_S = 3600.0
 Commit = tuple[str, str]  # (repo, commit)
+# What a refused call needs, by the word its message begins with.
+_PERMISSIONS = {
+    "HEAD": "s3:GetObject (B2: readFiles)",
+    "GET": "s3:GetObject (B2: readFiles)",
+    "PUT": "s3:PutObject (B2: writeFiles)",
+    "upload": "s3:PutObject (B2: writeFiles)",
+}
 NICE = 10  # the upload yields to synthesis when they compete for a core
 
 
@@ -71,7 +79,9 @@ class Publisher:
         except Cancelled:
             log.info("publish outcome=stopped seconds=%.1f", time.monotonic() - start)
         except StoreError as exc:
-            log.warning("publish outcome=failed error=%r effect='the next cold start downloads from the hub'", str(exc))
+            log.warning(
+                "publish outcome=failed error=%r%s effect='the next cold start downloads from the hub'", str(exc), _missing_permission(exc)
+            )
         except Exception:  # the thread must never take the worker down
             log.exception("publish outcome=failed")
 
@@ -90,32 +100,30 @@ class Publication:
         on_bytes: Callable[[int], None] = lambda _sent: None,
     ) -> None:
         self._store, self._settings, self._files, self._report, self._stop, self._on_bytes = store, settings, files, report, stop, on_bytes
-        self._owner = uuid.uuid4().hex
-        self._renew_at = 0.0
 
     def run(self) -> int:
-        """Publish what lacks; bytes sent.
+        """Publish what lacks; bytes sent. One HEAD per file that may lack, one more after its upload.
 
         Raises:
             StoreError: the bucket refused or failed.
             Cancelled: stop was set.
         """
-        commits = by_commit(self._files)
+        prefix, commits = self._settings.models_prefix, by_commit(self._files)
         lacking = [f for f in self._files if self._lacks(f)]
-        wheels = publishable(HubCache(self._report.cache_dir), self._settings.models_prefix) if self._report.cache_dir else {}
+        wheels = publishable(HubCache(self._report.cache_dir), prefix) if self._report.cache_dir else []
         if not lacking and not wheels and all(self._manifest_is_current(key, files) for key, files in commits.items()):
             return 0
-        claim = commit_prefix(self._settings.models_prefix, *next(iter(commits))) + CLAIM_NAME
-        self._acquire(claim)
+        claim = _Claim(self._store, commit_prefix(prefix, *next(iter(commits))) + CLAIM_NAME, self._stop)
         try:
-            self._abort_stale_uploads(commits)
-            sent = sum(self._upload(f, claim) for f in lacking if self._lacks(f))  # asked again: the claim's last owner may have sent it
-            sent += sum(self._upload_wheel(key, path, claim) for key, path in wheels.items())
+            if claim.acquire():  # who owned it before may have sent them
+                lacking = [f for f in lacking if self._lacks(f)]
+            self._abort_stale_uploads([*(commit_prefix(prefix, *commit) for commit in commits), f"{prefix}wheels/"])
+            sent = sum(self._upload(f, claim) for f in lacking)
             for commit, files in commits.items():
                 self._put_manifest(commit, files)
+            return sent + sum(self._upload_wheel(wheel, claim) for wheel in wheels)
         finally:
-            self._release(claim)
-        return sent
+            claim.release()
 
     def _key(self, file: PinnedFile) -> str:
         return file.key(self._settings.models_prefix)
@@ -123,10 +131,15 @@ class Publication:
     def _lacks(self, file: PinnedFile) -> bool:
         if self._key(file) in self._report.wrong_keys:
             return True
-        if self._report.sources.get(file) == "bucket":
+        return self._report.sources.get(file) != "bucket" and not self._is_there(self._key(file), file.size_bytes)
+
+    def _is_there(self, key: str, size_bytes: int) -> bool:
+        """Whether the object is known to be in the bucket. AWS refuses the HEAD of a missing one to a key that may not list."""
+        try:
+            info = self._store.head(key)
+        except StoreForbidden:
             return False
-        info = self._store.head(self._key(file))
-        return info is None or info.size_bytes != file.size_bytes
+        return info is not None and info.size_bytes == size_bytes
 
     def _manifest_is_current(self, commit: Commit, files: Sequence[PinnedFile]) -> bool:
         return set(files) <= set(self._read_manifest(manifest_key(self._settings.models_prefix, *commit)))
@@ -134,99 +147,139 @@ class Publication:
     def _read_manifest(self, key: str) -> list[PinnedFile]:
         try:
             return parse_manifest(self._store.get(key, max_bytes=MANIFEST_MAX_BYTES))
-        except (StoreNotFound, StoreCorrupt):
+        except (StoreNotFound, StoreCorrupt, StoreForbidden):
             return []
 
-    def _upload(self, file: PinnedFile, claim: str) -> int:
+    def _upload(self, file: PinnedFile, claim: _Claim) -> int:
         key = self._key(file)
         self._send(key, self._report.paths[file].resolve(), claim, sha256=file.sha256)
-        self._check(file)
+        self._check(key, file.size_bytes)
         if key in self._report.wrong_keys:
             self._report.wrong_keys.remove(key)
         return file.size_bytes
 
-    def _upload_wheel(self, key: str, path: Path, claim: str) -> int:
+    def _upload_wheel(self, wheel: KeptWheel, claim: _Claim) -> int:
         """Send a wheel that came from its release and was checked against its pin; its local copy is not needed any more."""
-        size_bytes, info = path.stat().st_size, self._store.head(key)
-        if info is None or info.size_bytes != size_bytes:
-            self._send(key, path, claim)
-        path.unlink()
-        return size_bytes
+        sent = 0
+        try:
+            size_bytes = wheel.path.stat().st_size
+            if wheel.is_wrong_in_bucket or not self._is_there(wheel.key, size_bytes):
+                self._send(wheel.key, wheel.path, claim, sha256=wheel.sha256)
+                self._check(wheel.key, size_bytes)
+                sent = size_bytes
+        except FileNotFoundError:
+            log.info("publish.wheel_gone key=%s cause='another worker on this volume has sent it'", wheel.key)
+        wheel.drop()
+        return sent
 
-    def _send(self, key: str, path: Path, claim: str, **metadata: str) -> None:
+    def _send(self, key: str, path: Path, claim: _Claim, **metadata: str) -> None:
         start = time.monotonic()
 
         def on_bytes(count: int) -> None:
             if self._stop.is_set():
                 raise Cancelled("the worker stops")
-            self._renew(claim)
+            claim.renew()
             self._on_bytes(count)
 
         content_type = "text/plain; charset=utf-8" if key.endswith((".txt", ".yaml")) else "application/octet-stream"
         self._store.upload(key, path, content_type=content_type, metadata=metadata, on_bytes=on_bytes)
         log.info("publish.file key=%s seconds=%.1f", key, time.monotonic() - start)
 
-    def _check(self, file: PinnedFile) -> None:
-        info = self._store.head(self._key(file))
-        if info is None or info.size_bytes != file.size_bytes:
-            raise StoreUnavailable(f"{self._key(file)} is not in the bucket as it was sent")
+    def _check(self, key: str, size_bytes: int) -> None:
+        info = self._store.head(key)
+        if info is None or info.size_bytes != size_bytes:
+            raise StoreUnavailable(f"{key} is not in the bucket as it was sent")
 
     def _put_manifest(self, commit: Commit, files: Sequence[PinnedFile]) -> None:
-        """Name the files of one commit, after checking that each is there; another model's files stay named."""
-        for file in files:
-            self._check(file)
+        """Name the files of one commit, each of which is known to be there; another model's files stay named."""
         key = manifest_key(self._settings.models_prefix, *commit)
         known = self._read_manifest(key)
         if not set(files) <= set(known):
             others = [f for f in known if (f.repo, f.commit) == commit and f.path not in {g.path for g in files}]
             self._store.put(key, dump_manifest([*files, *others]), content_type="application/json")
 
-    def _acquire(self, claim: str) -> None:
-        """Wait until this worker owns the claim. Without conditional writes this makes two owners rare, not impossible."""
-        while True:
-            owner = self._claim_owner(claim)
-            if owner == self._owner:
-                return
+    def _abort_stale_uploads(self, prefixes: Sequence[str]) -> None:
+        """Drop parts that a killed publisher left: stores bill them."""
+        try:
+            for prefix in prefixes:
+                for upload in self._store.pending_uploads(prefix):
+                    if (datetime.now(UTC) - upload.started).total_seconds() > PENDING_UPLOAD_STALE_S:
+                        self._store.abort_upload(upload)
+        except StoreError as exc:  # needs a list permission that publishing itself does not
+            log.info("publish.stale_uploads_unchecked error=%r", str(exc))
+
+
+class _Claim:
+    """The object that says which worker publishes a commit. Without conditional writes it makes two owners rare, not impossible."""
+
+    def __init__(self, store: Store, key: str, stop: threading.Event) -> None:
+        self._store, self._key, self._stop = store, key, stop
+        self._owner = uuid.uuid4().hex
+        self._writes = 0  # since another worker owned it
+        self._renew_at = 0.0
+
+    def acquire(self) -> bool:
+        """Wait until this worker owns the claim; whether it had to wait for another one.
+
+        Raises:
+            StoreForbidden: the key may not write, or not read what it wrote.
+            StoreUnavailable: another worker has been publishing for CLAIM_WAIT_S.
+            Cancelled: stop was set.
+        """
+        waited, deadline = False, time.monotonic() + CLAIM_WAIT_S
+        while (owner := self._current_owner()) != self._owner:
+            if owner is None and self._writes == CLAIM_WRITES:
+                break
             if owner is None:
-                self._write_claim(claim)
+                self._write()
                 self._pause(CLAIM_SETTLE_S)
-            else:
-                self._pause(CLAIM_POLL_S)
+                continue
+            self._writes, waited = 0, True
+            if time.monotonic() > deadline:
+                raise StoreUnavailable(f"another worker has been publishing for {CLAIM_WAIT_S:.0f} s")
+            self._pause(CLAIM_POLL_S)
+        return waited
 
-    def _claim_owner(self, claim: str) -> str | None:
-        """Who publishes this commit now, None when nobody does."""
-        info = self._store.head(claim)
-        if info is None or (datetime.now(UTC) - info.modified).total_seconds() > CLAIM_STALE_S:
-            return None
+    def renew(self) -> None:
+        if time.monotonic() > self._renew_at:
+            self._write()
+
+    def release(self) -> None:
+        """Give the claim up if it is this worker's."""
+        if not self._writes:
+            return
         try:
-            return str(json.loads(self._store.get(claim, max_bytes=1000))["owner"])
-        except (StoreNotFound, StoreCorrupt, ValueError, KeyError, TypeError):
-            return None
-
-    def _write_claim(self, claim: str) -> None:
-        self._renew_at = time.monotonic() + CLAIM_RENEW_S
-        self._store.put(claim, json.dumps({"owner": self._owner}).encode(), content_type="application/json")
-
-    def _release(self, claim: str) -> None:
-        try:
-            self._store.delete(claim)
+            self._store.delete(self._key)
         except StoreError as exc:  # a key without delete permission: the claim ages out
             log.info("publish.claim_left error=%r", str(exc))
 
-    def _renew(self, claim: str) -> None:
-        if time.monotonic() > self._renew_at:
-            self._write_claim(claim)
+    def _current_owner(self) -> str | None:
+        """Who publishes this commit now, None when nobody does. A claim's age is read off the store's own clock."""
+        try:
+            info = self._store.head(self._key)
+        except StoreForbidden:
+            if self._writes:  # it is there: the key may not read
+                raise
+            return None
+        if info is None:
+            return None
+        owner = info.metadata.get("owner")
+        age_s = ((info.answered or datetime.now(UTC)) - info.modified).total_seconds()
+        return owner if owner == self._owner or age_s <= CLAIM_STALE_S else None
+
+    def _write(self) -> None:
+        self._renew_at = time.monotonic() + CLAIM_RENEW_S
+        self._store.put(self._key, b"", content_type="text/plain", metadata={"owner": self._owner})
+        self._writes += 1
 
     def _pause(self, seconds: float) -> None:
         if self._stop.wait(seconds):
             raise Cancelled("the worker stops")
 
-    def _abort_stale_uploads(self, commits: Iterable[Commit]) -> None:
-        """Drop parts that a killed publisher left: stores bill them."""
-        try:
-            for commit in commits:
-                for upload in self._store.pending_uploads(commit_prefix(self._settings.models_prefix, *commit)):
-                    if (datetime.now(UTC) - upload.started).total_seconds() > PENDING_UPLOAD_STALE_S:
-                        self._store.abort_upload(upload)
-        except StoreError as exc:  # needs a list permission that publishing itself does not
-            log.info("publish.stale_uploads_unchecked error=%r", str(exc))
+
+def _missing_permission(error: StoreError) -> str:
+    """The permission that the key looks to lack, for the log line."""
+    message = error.message
+    permission = _PERMISSIONS.get(message.partition(" ")[0])
+    is_refusal = isinstance(error, StoreForbidden) and any(f": {code}" in message for code in ("AccessDenied", "403"))
+    return f" missing_permission={permission!r}" if is_refusal and permission else ""

@@ -32,6 +32,7 @@ class ObjectInfo:
     size_bytes: int
     modified: datetime
     metadata: Mapping[str, str] = field(default_factory=dict)  # empty in listings
+    answered: datetime | None = None  # the store's clock when it answered a HEAD; None: not told
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,8 +31,9 @@ class Item:
 class Limits:
     """Knobs and bounds. A dead endpoint costs at most first_byte_s + 1 s, a stalled one first_byte_s + stall_window_s + 1 s."""
 
-    connections: int = 24
-    range_bytes: int = 4 * 1024 * 1024
+    connections: int = 24  # at most: as many as a line with a bound on each connection needs
+    first_connections: int = 6  # enough for a line without one
+    range_bytes: int = 16 * 1024 * 1024  # at most
     connect_s: float = 3.0
     first_byte_s: float = 3.0  # also for a connection that falls silent in the middle of a body
     stall_bytes_per_s: float = 5e6  # of all connections together
@@ -67,7 +69,7 @@ REPLACED = "replaced"
 RESUMED_WRONG = "resumed wrong"
 
 
-@dataclass
+@dataclass(eq=False)
 class Range:
     """Bytes from start to end of one file. `data` holds them from the first byte received until they are hashed."""
 
@@ -142,6 +144,15 @@ class Transfer:
         """Start over with these ranges."""
         self.ranges, self._hashed, self._digest = ranges, 0, hashlib.sha256()
         self.failure, self._etag = None, None
+
+    def cut(self, piece: Range, size_bytes: int) -> Range | None:
+        """Shorten a missing range to so many bytes; the rest of it, a range of its own. A stream stays whole."""
+        if self.whole or piece.size_bytes <= size_bytes:
+            return None
+        rest = Range(piece.start + size_bytes, piece.end)
+        piece.end = rest.start
+        self.ranges.insert(self.ranges.index(piece) + 1, rest)
+        return rest
 
     def fail(self, failure: WorkerError | Restart) -> None:
         """The first failure counts; a file that ended in an error does not restart."""
@@ -239,18 +250,19 @@ class Transfer:
         raise Restart(RESUMED_WRONG, error) if any(r.on_disk for r in self.ranges) else error
 
 
-def plan(size_bytes: int, finished: list[tuple[int, int]], *, share_bytes: Callable[[int], int]) -> list[Range]:
-    """Ranges in file order: the sorted, disjoint finished ones, and the gaps cut into what `share_bytes(rest of the gap)` says."""
-    if size_bytes == 0:
-        return [Range(0, 0)]
+def plan(size_bytes: int, finished: list[tuple[int, int]]) -> list[Range]:
+    """Ranges in file order: the sorted, disjoint finished ones and the gaps between them."""
     ranges: list[Range] = []
     position = 0
-    for start, end in [*finished, (size_bytes, size_bytes)]:
-        while position < start:
-            size = min(share_bytes(start - position), start - position)
-            ranges.append(Range(position, position + size))
-            position += size
-        if start < end:
-            ranges.append(Range(start, end, on_disk=True, done=True))
+    for start, end in finished:
+        if position < start:
+            ranges.append(Range(position, start))
+        ranges.append(Range(start, end, on_disk=True, done=True))
         position = end
-    return ranges
+    return [*ranges, Range(position, size_bytes)] if position < size_bytes or not ranges else ranges
+
+
+def arena(count: int, size_bytes: int) -> list[memoryview]:
+    """Buffers out of one anonymous mapping: no page of it costs anything before it is touched."""
+    view = memoryview(mmap.mmap(-1, count * size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    return [view[n * size_bytes : (n + 1) * size_bytes] for n in range(count)]

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_COLOURS = {"restore": "#2a9d8f", "handler": "#3a6ea5", "publisher": "#b5838d"}
+_COLOURS = {"restore": "#2a9d8f", "handler": "#3a6ea5", "wheel": "#b5838d"}
 _OTHER_COLOUR = "#8d99ae"
 _ROW_INCHES, _WIDTH_INCHES = 0.34, 11.0
 

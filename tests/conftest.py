@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +33,29 @@ def restore_logging() -> Iterator[None]:
     yield
     root.setLevel(level)
     root.handlers[:] = handlers
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """`tmpfs("size=10m")` mounts a file system with these options and gives its directory.
+
+    Where mounting is refused the test fails, so that nobody takes an unproven rule for a proven one; ALLOW_SKIP_MOUNT=1 skips it.
+    """
+    mounted: list[Path] = []
+
+    def mount(options: str) -> Path:
+        place = tmp_path / f"tmpfs-{len(mounted)}"
+        place.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            refused = pytest.skip if os.environ.get("ALLOW_SKIP_MOUNT") == "1" else pytest.fail
+            refused(f"mounting a tmpfs needs privileges (CAP_SYS_ADMIN), or ALLOW_SKIP_MOUNT=1: {done.stderr.strip()}")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.fixture(autouse=True)

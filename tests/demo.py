@@ -6,6 +6,7 @@ the second restores from the bucket. out/first.wav and out/second.wav are byte-i
 DEMO_MODEL chooses the model: `F5TTS_v1_Base` (the real one, 1.4 GB from the Hugging Face hub), `tiny` (made on the spot, served by
 a loopback stand-in for the hub; its audio is noise), or the path of a models file beside the folders of its files
 (`<org>/<name>/<path>`), which is served the same way. Unset: the real one if the hub answers, else the tiny one.
+DEMO_OUT is the folder for what it leaves (default: out).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,9 +31,9 @@ from f5_worker.manifest import ModelSpec, load_models
 from tests.fakes.hub_server import HubServer, hub_server
 from tests.fakes.seaweed import Seaweed, seaweed
 from tests.fakes.tiny_model import write_tiny_model
-from tests.worker_process import ROOT, worker_process
+from tests.worker_process import ROOT, killed_after, worker_process
 
-OUT = ROOT / "out"
+OUT = Path(os.environ.get("DEMO_OUT") or ROOT / "out").resolve()
 BUCKET = "f5-demo"
 REAL_MODEL = "F5TTS_v1_Base"
 HUB_PROBE_S = 5
@@ -65,7 +67,7 @@ def main() -> int:
         print_table(first, second)
         print_bucket(store)
     same = (OUT / "first.wav").read_bytes() == (OUT / "second.wav").read_bytes()
-    say(f"out/first.wav and out/second.wav are {'byte-identical' if same else 'DIFFERENT'}")
+    say(f"{shown(OUT / 'first.wav')} and {shown(OUT / 'second.wav')} are {'byte-identical' if same else 'DIFFERENT'}")
     from_bucket = {f["source"] for f in second["files"]} == {"bucket"} and second["hub_requests"] in {0, None}
     if not from_bucket:
         say("the second boot did NOT come from the bucket alone")
@@ -105,14 +107,13 @@ def hub_answers(endpoint: str) -> bool:
 def boot(name: str, model: Model, store: Seaweed) -> dict:
     """One boot of the worker in an empty cache directory; its boot report, with what the hub was asked."""
     cache_dir = OUT / "demo" / f"cache-{name}"
-    say(f"--- {name} boot, cache dir {cache_dir.relative_to(ROOT)} (empty)")
+    say(f"--- {name} boot, cache dir {shown(cache_dir)} (empty)")
+    for key in results(store):  # both boots write to one key: what is there afterwards is this boot's
+        store.client().delete_object(Bucket=BUCKET, Key=key)
     before = (len(model.hub.requests), model.hub.sent_bytes) if model.hub else (0, 0)
     env = store.env(BUCKET) | model.env | {"MODEL_CACHE_DIR": str(cache_dir), "PUBLISH_JITTER_S": "0"}
     with tempfile.TemporaryDirectory() as home, worker_process(env, home=Path(home)) as worker, growth(cache_dir, model.bytes):
-        assert worker.stdout
-        for line in worker.stdout:
-            print(f"{name:>6} | {line.decode(errors='replace').rstrip()[:300]}", flush=True)
-        code = worker.wait(timeout=BOOT_TIMEOUT_S)
+        code = follow(name, worker)
     if code != 0:
         sys.exit(f"the {name} boot ended with exit code {code}")
     report = json.loads((cache_dir / ".f5-worker" / "boot-report.json").read_text())
@@ -122,12 +123,28 @@ def boot(name: str, model: Model, store: Seaweed) -> dict:
     return report
 
 
+def follow(name: str, worker: subprocess.Popen[bytes]) -> int:
+    """Show what the worker logs until it ends; its exit code."""
+    assert worker.stdout
+    with killed_after(worker, BOOT_TIMEOUT_S) as too_late:
+        for line in worker.stdout:
+            print(f"{name:>6} | {line.decode(errors='replace').rstrip()[:300]}", flush=True)
+        code = worker.wait()
+    if too_late.is_set():
+        say(f"the {name} boot took longer than {BOOT_TIMEOUT_S} s and was ended")
+    return code
+
+
 def fetch_result(store: Seaweed, path: Path) -> None:
-    """The audio that the worker put into the bucket last."""
-    client = store.client()
-    objects = client.list_objects_v2(Bucket=BUCKET, Prefix="output/").get("Contents", [])
-    newest = max(objects, key=lambda o: o["LastModified"])
-    client.download_file(BUCKET, newest["Key"], str(path))
+    """The audio that the worker put into the bucket."""
+    keys = results(store)
+    if len(keys) != 1:
+        sys.exit(f"the worker was to leave one result in the bucket, there are {len(keys)}")
+    store.client().download_file(BUCKET, keys[0], str(path))
+
+
+def results(store: Seaweed) -> list[str]:
+    return [o["Key"] for o in store.client().list_objects_v2(Bucket=BUCKET, Prefix="output/").get("Contents", [])]
 
 
 @contextmanager
@@ -169,18 +186,31 @@ def print_bucket(store: Seaweed) -> None:
     print()
 
 
+def shown(path: Path) -> Path:
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
 def say(text: str) -> None:
     print(f"demo: {text}", flush=True)
 
 
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came; unwinds to the end of the program, so that every server and worker is ended on the way."""
+
+
+def interrupt(number: int, _frame: object) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)  # an impatient second Ctrl-C must not stop the clearing up
+    raise Interrupted(number)
+
+
 if __name__ == "__main__":
     start = time.monotonic()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, interrupt)
     try:
         code = main()
-    except KeyboardInterrupt:
-        code = 130
-    except subprocess.TimeoutExpired as exc:
-        code = 1
-        say(f"timed out after {exc.timeout} s")
+    except Interrupted as exc:
+        code = 128 + exc.args[0]
     say(f"finished in {time.monotonic() - start:.0f} s, exit code {code}")
     sys.exit(code)

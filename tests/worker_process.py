@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -55,11 +56,33 @@ def worker_process(
         kill_group(process)
 
 
+@contextmanager
+def killed_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[threading.Event]:
+    """Kill the process's group when the block lasts longer, which ends a read of its output as well; the event says that it did."""
+    fired = threading.Event()
+
+    def fire() -> None:
+        fired.set()
+        _signal_group(process)
+
+    timer = threading.Timer(seconds, fire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield fired
+    finally:
+        timer.cancel()
+
+
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL to the whole group: the SDK's ping process survives its parent."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    _signal_group(process)
     process.wait(timeout=30)
     for pipe in (process.stdout, process.stderr):
         if pipe:
             pipe.close()
+
+
+def _signal_group(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

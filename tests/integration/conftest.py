@@ -113,7 +113,6 @@ def world(store_server: Seaweed, hub_files: Path, tmp_path: Path, monkeypatch: p
         for name, value in hub.CLIENT_ENV.items():
             monkeypatch.setenv(name, value)
         yield World(store_server, proxy, hub_stand_in, bucket, tmp_path)
-    store_server.client().delete_bucket  # noqa: B018 - left to the server's end: deleting a bucket costs seconds
 
 
 def assert_whole(report: RestoreReport, files: Sequence[PinnedFile] = FILES) -> None:

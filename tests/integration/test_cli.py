@@ -55,6 +55,18 @@ def test_pull_restores_from_the_bucket(world: World, models_file: Path) -> None:
     assert {row["source"] for row in json.loads(done.stdout)["rows"]} == {"bucket"}
 
 
+def test_status_finds_the_directory_that_has_the_files_and_makes_none(world: World, models_file: Path) -> None:
+    push(world, models_file)  # leaves its files in cli-cache
+    local = {}
+    for name in ("cli-cache", "absent", "a file/absent"):
+        (world.root / "a file").touch()
+        done = cli(world, models_file, "cache", "status", "--json", MODEL_CACHE_DIR=str(world.root / name))
+        assert done.returncode == 0, done.stderr
+        local[name] = {row["local"] for row in json.loads(done.stdout)["rows"]} - {"-"}
+        assert not (world.root / "absent").exists()
+    assert local == {"cli-cache": {"yes"}, "absent": {"no"}, "a file/absent": {"no"}}
+
+
 def test_verify_finds_wrong_bytes_of_the_right_size_and_push_can_mend_them(world: World, models_file: Path) -> None:
     push(world, models_file)
     key = next(k for k in list(world.keys()) if k.endswith("model.safetensors"))
@@ -67,11 +79,35 @@ def test_verify_finds_wrong_bytes_of_the_right_size_and_push_can_mend_them(world
     assert cli(world, models_file, "cache", "verify").returncode == 0
 
 
+GONE = [f"models/org--gone/{'d' * 40}/x.bin", "models/wheels/gone.whl"]
+THEIRS = ["models/output/2026-01-02/job.wav", "models/voices/me.wav", "notes.txt"]
+
+
+def test_gc_deletes_what_nothing_needs_and_only_when_told(world: World, models_file: Path) -> None:
+    push(world, models_file)
+    for key in GONE + THEIRS:
+        world.client.put_object(Bucket=world.bucket, Key=key, Body=b"x")
+    keys = world.keys()
+    for options, action, left in (
+        ([], "would delete", keys),
+        (["--dry-run"], "would delete", keys),
+        (["--yes"], "deleted", [k for k in keys if k not in GONE]),
+    ):
+        done = cli(world, models_file, "cache", "gc", "--json", "--older-than-days", "0", *options)
+        assert done.returncode == 0, done.stderr
+        assert [(row["key"], row["action"]) for row in json.loads(done.stdout)["rows"]] == [(key, action) for key in GONE]
+        assert world.keys() == left
+
+
+def test_gc_refuses_to_delete_and_to_list_only_at_once(world: World, models_file: Path) -> None:
+    assert cli(world, models_file, "cache", "gc", "--yes", "--dry-run").returncode == 2
+
+
 def test_gc_leaves_young_objects_and_what_is_needed_alone(world: World, models_file: Path) -> None:
     push(world, models_file)
     world.client.put_object(Bucket=world.bucket, Key="models/org--gone/" + "d" * 40 + "/x.bin", Body=b"x")
     keys = world.keys()
-    done = cli(world, models_file, "cache", "gc", "--json")
+    done = cli(world, models_file, "cache", "gc", "--json", "--yes")
     assert (done.returncode, json.loads(done.stdout)["rows"], world.keys()) == (0, [], keys)
 
 
@@ -99,15 +135,33 @@ def test_every_failure_is_one_line_and_an_exit_code(world: World, models_file: P
     assert "Traceback" not in done.stderr
 
 
-def test_a_boot_report_becomes_a_picture_and_a_trace(tmp_path: Path) -> None:
+def draw(folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
     phases = [{"name": "import torch", "lane": "handler", "start_s": 0.1, "end_s": 2.0, "bytes": 0, "source": ""}]
-    report = tmp_path / "boot-report.json"
+    report = folder / "boot-report.json"
     report.write_text(json.dumps({"model": "m", "ready_s": 2.5, "phases": phases}))
-    command = [sys.executable, "-m", "f5_worker", "boot-report", str(report), "--out", str(tmp_path / "out")]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    command = [sys.executable, "-m", "f5_worker", "boot-report", str(report), "--out", str(folder / "out")]
+    return subprocess.run(command, env={**os.environ, **changes}, check=False, capture_output=True, text=True, timeout=120)
+
+
+def drawn_durations_us(folder: Path) -> list[int]:
+    trace = json.loads((folder / "out" / "boot.trace.json").read_text())
+    return [e["dur"] for e in trace["traceEvents"] if e["ph"] == "X"]
+
+
+def test_a_boot_report_becomes_a_picture_and_a_trace(tmp_path: Path) -> None:
+    done = draw(tmp_path)
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "boot.png").read_bytes().startswith(b"\x89PNG")
-    trace = json.loads((tmp_path / "out" / "boot.trace.json").read_text())
-    assert [e["dur"] for e in trace["traceEvents"] if e["ph"] == "X"] == [1_900_000]
+    assert drawn_durations_us(tmp_path) == [1_900_000]
+
+
+def test_without_matplotlib_a_boot_report_becomes_a_trace_and_the_message_names_the_package(tmp_path: Path) -> None:
+    (tmp_path / "matplotlib.py").write_text("raise ImportError('not installed')")
+    done = draw(tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 3
+    assert "pip install matplotlib" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert drawn_durations_us(tmp_path) == [1_900_000]
 
 
 def test_a_boot_report_that_is_none_is_one_line_and_an_exit_code(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from f5_worker.errors import (
     StoreUnavailable,
 )
 from f5_worker.fetch import Item, Limits, Outcome, fetch
+from f5_worker.http_range import Answer, Connection
 from tests.fakes import fault_proxy as faults
 from tests.fakes.fault_proxy import Fault, FaultProxy
 from tests.files import random_bytes
@@ -141,9 +142,10 @@ def test_a_connection_that_the_store_closed_between_requests_is_no_failure(proxy
     assert_whole(get_one(proxy, tmp_path, Limits(connections=2, range_bytes=MIB, attempts=1)))
 
 
-def test_a_server_that_ignores_ranges_is_read_as_one_stream(proxy: FaultProxy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("connections", [1, 4])
+def test_a_server_that_ignores_ranges_is_read_as_one_stream(proxy: FaultProxy, tmp_path: Path, connections: int) -> None:
     proxy.fail(faults.ignore_range())
-    assert_whole(get_one(proxy, tmp_path))
+    assert_whole(get_one(proxy, tmp_path, replace(LIMITS, connections=connections)))
 
 
 def test_a_stream_that_breaks_starts_again(proxy: FaultProxy, tmp_path: Path) -> None:
@@ -325,6 +327,34 @@ def test_a_name_server_that_never_answers_costs_under_4_seconds(tmp_path: Path, 
     outcomes = get(dead_items("http://store.invalid", tmp_path), Limits())
     release.set()
     assert_all_unavailable(outcomes, tmp_path)
+
+
+@pytest.mark.parametrize("host", ["s3..example.com", "." * 3, "x" * 70])
+def test_a_host_that_is_no_name_costs_under_4_seconds(tmp_path: Path, host: str) -> None:
+    outcomes = get(dead_items(f"http://{host}", tmp_path), Limits())
+    assert_all_unavailable(outcomes, tmp_path)
+    assert "name does not resolve" in str(outcomes[0].error)
+
+
+def test_a_tls_handshake_that_hangs_costs_under_4_seconds_and_ends_its_threads(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        outcomes = get(dead_items(f"https://127.0.0.1:{silent.getsockname()[1]}", tmp_path), Limits())
+        assert_all_unavailable(outcomes, tmp_path)
+        until = time.monotonic() + 2
+        while any(t.name.startswith("fetch-") for t in threading.enumerate()):
+            assert time.monotonic() < until
+
+
+def test_an_address_that_lets_nobody_connect_does_not_hide_the_next_one(
+    proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with faults.full_backlog() as hole:
+        ports = [int(url.rpartition(":")[2]) for url in (hole, proxy.url)]
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        outcome = get_one(proxy, tmp_path, Limits(connections=4))
+    assert_whole(outcome)
+    assert outcome.seconds < 4
 
 
 def test_a_dead_endpoint_does_not_stop_the_items_of_another(proxy: FaultProxy, tmp_path: Path) -> None:
@@ -512,3 +542,21 @@ def test_fsync_is_asked_for_on_network_volumes_only(proxy: FaultProxy, tmp_path:
     assert synced == []
     assert get_one(proxy, tmp_path / "b", Limits(fsync=True)).error is None
     assert len(synced) == 1
+
+
+# the width
+
+
+def test_a_line_that_bounds_each_connection_gets_more_of_them(proxy: FaultProxy, tmp_path: Path) -> None:
+    threads: set[str] = set()
+    real = Connection.get
+
+    def noting(self: Connection, *args: object, **options: object) -> Answer:
+        threads.add(threading.current_thread().name)
+        return real(self, *args, **options)  # type: ignore[arg-type]
+
+    proxy.fail(faults.slow(2e6))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connection, "get", noting)
+        assert_whole(get_one(proxy, tmp_path, Limits(connections=12, first_connections=2)))
+    assert len(threads) > 2

@@ -2,56 +2,93 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
+import shutil
+import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from f5_worker import publish, restore
 from f5_worker.cache import HubCache
 from f5_worker.fetch import Limits
 from f5_worker.manifest import manifest_key, parse_manifest
-from f5_worker.publish import CLAIM_NAME
+from f5_worker.placement import choose
+from f5_worker.publish import CLAIM_NAME, Publisher
+from f5_worker.report import Timeline, process_start_unix_s
 from tests.fakes import fault_proxy as faults
 from tests.files import COMMIT, seed_cache
+from tests.integration import runner
 from tests.integration.conftest import BIG, CONTENT, FILES, World, assert_no_secret, assert_whole
 
 KILLS = 50
 MANIFEST = manifest_key("models/", BIG.repo, COMMIT)
+SENT = tuple(f for f in FILES if f.size_bytes)  # an empty file takes no transfer
+TOTAL_BYTES = sum(f.size_bytes for f in SENT)
+LINE_BYTES_PER_S = 60e6  # of each connection: the client stays close to what the proxy has passed on
+SIGKILLED = -9
+# A dead publisher's claim is stale when the store's clock has moved on by a second, its parts at once.
+CONSTANTS = {"CLAIM_SETTLE_S": 0.05, "CLAIM_POLL_S": 0.05, "CLAIM_STALE_S": 0.0, "PENDING_UPLOAD_STALE_S": -1.0}
 
 
-def start(world: World, action: str) -> subprocess.Popen[bytes]:
-    env = {**os.environ, **world.env, "HF_ENDPOINT": world.hub.url}
-    command = [sys.executable, "-m", "tests.integration.runner", action, str(world.root)]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def start(world: World, action: str, **constants: float) -> runner.Run:
+    env = world.env | {"HOME": str(world.root), "HF_ENDPOINT": world.hub.url}
+    log = world.root / f"run-{len(list(world.root.glob('run-*.log')))}.log"
+    return runner.start(action, world.root, env, log, constants=constants)
 
 
-def end(process: subprocess.Popen[bytes], timeout_s: float = 60) -> str:
-    output, _ = process.communicate(timeout=timeout_s)
-    return output.decode(errors="replace")
+class Killer:
+    """SIGKILLs a run when a number of bytes has passed the line, from inside the proxy: the bytes after it never leave it."""
 
+    def __init__(self, after_bytes: int, delay_s: float = 0.0) -> None:
+        self._left, self._delay_s = after_bytes, delay_s
+        self._run: runner.Run | None = None
+        self._armed, self._struck, self._lock = threading.Event(), threading.Event(), threading.Lock()
 
-def run(world: World, action: str) -> float:
-    """One undisturbed run; its seconds."""
-    begin = time.monotonic()
-    process = start(world, action)
-    output = end(process)
-    assert process.returncode == 0, output
-    assert_no_secret(output)
-    return time.monotonic() - begin
+    def aim(self, run: runner.Run) -> str:
+        """Wait for the kill; what the run logged before it."""
+        self._run = run
+        self._armed.set()
+        logged = run.end()
+        assert self._struck.is_set(), f"ended by itself with {run.process.exitcode}: {logged}"
+        return logged
 
+    def strike(self) -> None:
+        """Kill when the delay has passed, or the run has ended."""
+        assert self._armed.wait(10)
+        assert self._run
+        self._struck.set()
+        time.sleep(self._delay_s)  # the random moment itself: nothing is waited for
+        self._run.process.kill()
 
-def kill_at(process: subprocess.Popen[bytes], moment_s: float) -> None:
-    """SIGKILL at a moment after the start, or let it end when it is faster."""
-    try:
-        process.wait(timeout=moment_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-    end(process)
+    def strike_beside(self) -> None:
+        """Kill after the delay while the line goes on."""
+        threading.Thread(target=self.strike, daemon=True).start()
+
+    def count(self, size: int) -> None:
+        with self._lock:
+            due = 0 < self._left <= size
+            self._left -= size
+        if due:
+            self.strike_beside() if self._delay_s else self.strike()
+
+    def watch(self, body: Iterator[bytes]) -> Iterator[bytes]:
+        for data in body:
+            for at in range(0, len(data), 65536):
+                self.count(len(data[at : at + 65536]))
+                yield data[at : at + 65536]
+
+    def fault(self) -> faults.Fault:
+        """For downloads: a slow line that counts."""
+        return faults.Fault("kill", after=lambda r: replace(r, body=self.watch(r.body), bytes_per_s=LINE_BYTES_PER_S))
+
+    def hook(self) -> faults.Fault:
+        """For one request: it reaches the store, and the run is killed while it does."""
+        return faults.hook(lambda _: self.strike_beside())
 
 
 def assert_every_visible_file_is_whole(cache: HubCache) -> None:
@@ -61,60 +98,127 @@ def assert_every_visible_file_is_whole(cache: HubCache) -> None:
                 assert place.read_bytes() == CONTENT[file.path], place
 
 
-def assert_bucket_is_whole_or_says_nothing(world: World) -> None:
-    """What the bucket shows under a name is complete; a manifest is there only when every file is."""
-    keys = world.keys()
+def keys_below_the_prefix(world: World) -> set[str]:
+    return {key for key in list(world.keys()) if key.startswith(world.settings.models_prefix)}
+
+
+def expected_keys(world: World) -> set[str]:
+    prefix = world.settings.models_prefix
+    return {manifest_key(prefix, BIG.repo, COMMIT), *(f.key(prefix) for f in FILES)}
+
+
+def assert_bucket_is_whole_or_says_nothing(world: World) -> set[str]:
+    """What the bucket shows under a name is complete; a manifest is there only when every file is. The keys it has."""
+    prefix, keys, client = world.settings.models_prefix, keys_below_the_prefix(world), world.client
     for file in FILES:
-        if file.key("models/") in keys:
-            assert world.client.get_object(Bucket=world.bucket, Key=file.key("models/"))["Body"].read() == CONTENT[file.path]
-    if MANIFEST in keys:
-        assert {f.key("models/") for f in FILES} <= set(keys)
+        if file.key(prefix) in keys:
+            assert client.get_object(Bucket=world.bucket, Key=file.key(prefix))["Body"].read() == CONTENT[file.path]
+    assert manifest_key(prefix, BIG.repo, COMMIT) not in keys or expected_keys(world) <= keys
+    return keys
 
 
-@pytest.mark.timeout(600)
-def test_a_restore_killed_at_random_moments_leaves_only_whole_files_and_is_resumed(world: World) -> None:
-    world.seed()
-    full_s = run(world, "restore")
-    cache, moments = HubCache(world.root / "first"), random.Random(7)
-    for kill in range(KILLS):
-        if kill % 5 == 0:  # each disk is used by five boots, all killed
-            subprocess.run(["rm", "-rf", str(cache.root)], check=True)
-        kill_at(start(world, "restore"), moments.uniform(0.1, full_s))
-        assert_every_visible_file_is_whole(cache)
-    report = world.restore()
+def slow_uploads(world: World, aimed: Sequence[Killer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let request bodies of the files trickle through the proxy, and count them for whom is aimed."""
+    handler, ends = world.proxy._server.RequestHandlerClass, tuple(f.path for f in SENT)
+    read = handler._body
+
+    def body(self: Any, request: faults.Request) -> Iterator[bytes]:
+        is_file = request.method == "PUT" and request.path.endswith(ends)
+        for data in read(self, request):
+            if is_file and aimed:
+                world.proxy.pause(len(data) / LINE_BYTES_PER_S)
+                for killer in aimed:
+                    killer.count(len(data))
+            yield data
+
+    monkeypatch.setattr(handler, "_body", body)
+
+
+def publish_in_process(world: World) -> None:
+    """The next worker, which has the files on its disk: it must come to an end, and well."""
+    settings = world.settings
+    report = restore.restore(FILES, choose(settings, FILES), settings, None, timeline=Timeline(process_start_unix_s()))
     assert_whole(report)
+    assert Publisher(world.store, settings, FILES, report).start().wait(60)
 
 
 @pytest.mark.timeout(600)
-def test_a_publish_killed_at_random_moments_leaves_only_whole_objects_and_is_completed(
+def test_a_restore_killed_at_random_moments_leaves_only_whole_files_and_the_next_boot_is_whole(world: World) -> None:
+    """Four in five while the bytes arrive, the others between the last byte and the end (digest, rename, link)."""
+    world.seed()
+    moments, seen = random.Random(7), Counter[str]()
+    for kill in range(KILLS):
+        boot = replace(world, root=world.root / f"disk-{kill}")
+        boot.root.mkdir()
+        killer = Killer(moments.randint(1, TOTAL_BYTES - 1)) if kill % 5 else Killer(TOTAL_BYTES, delay_s=moments.uniform(0, 0.1))
+        for file in SENT:
+            world.proxy.fail(killer.fault(), path=f"*{file.path}", methods=("GET",))
+        run = start(boot, "restore")
+        assert_no_secret(killer.aim(run))
+        cache = HubCache(boot.root / "first")
+        assert_every_visible_file_is_whole(cache)
+        seen["killed"] += run.process.exitcode == SIGKILLED
+        seen["in the transfer"] += not cache.snapshot(BIG).exists() and bool(list(cache.root.rglob("*.f5-part")))
+        world.proxy.heal()
+        report = boot.restore()
+        assert_whole(report)
+        assert report.bucket_outcome in {"hit", "off"}  # off: all was there
+        seen["resumed"] += report.bucket_bytes < TOTAL_BYTES
+        shutil.rmtree(boot.root)
+    assert seen["killed"] >= KILLS * 4 // 5, seen
+    assert seen["in the transfer"] >= KILLS // 2, seen
+    assert seen["resumed"] > 0, seen
+
+
+@pytest.mark.timeout(600)
+def test_a_publish_killed_at_random_moments_leaves_only_whole_objects_and_the_next_one_completes_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Three in five while the bytes leave (parts, single objects), one while a multipart is completed, one before the manifest."""
     for file in FILES:
         seed_cache(HubCache(world.root / "first"), file, CONTENT[file.path])
-    full_s = run(world, "publish")
-    moments = random.Random(8)
-    for _ in range(KILLS):
-        for key in list(world.keys()):
-            world.client.delete_object(Bucket=world.bucket, Key=key)
-        kill_at(start(world, "publish"), moments.uniform(0.3, full_s))
-        assert_bucket_is_whole_or_says_nothing(world)
-    world.client.delete_object(Bucket=world.bucket, Key=f"models/org--model/{COMMIT}/{CLAIM_NAME}")  # else waited for until it is stale
-    run(world, "publish")
-    assert set(world.keys()) == {MANIFEST, *(f.key("models/") for f in FILES)}
-
-
-def wait_for_download(world: World) -> None:
-    world.proxy.wait_for(lambda log: any(r.status == 206 for r in log), timeout_s=30)
+    for name, value in CONSTANTS.items():
+        monkeypatch.setattr(publish, name, value)
+    aimed: list[Killer] = []  # at what is uploaded now
+    slow_uploads(world, aimed, monkeypatch)
+    moments, seen = random.Random(8), Counter[str]()
+    for kill in range(KILLS):
+        boot = replace(world, changes={"S3_MODELS_PREFIX": f"kill-{kill}/"})
+        keys, manifest = expected_keys(boot), manifest_key(f"kill-{kill}/", BIG.repo, COMMIT)
+        if kill % 5 == 0:
+            killer = Killer(0, delay_s=moments.uniform(0, 0.008))
+            world.proxy.fail(killer.hook(), path=f"*/{manifest}", methods=("GET",), times=1)
+        elif kill % 5 == 1:
+            killer = Killer(0, delay_s=moments.uniform(0.001, 0.05))
+            world.proxy.fail(killer.hook(), methods=("POST",), query="uploadId=", times=1)
+        else:
+            killer = Killer(moments.randint(1, TOTAL_BYTES - 1))
+            aimed.append(killer)
+        run = start(boot, "publish", **CONSTANTS)
+        assert_no_secret(killer.aim(run))
+        aimed.clear()
+        world.proxy.heal()
+        left = assert_bucket_is_whole_or_says_nothing(boot)
+        seen["killed"] += run.process.exitcode == SIGKILLED
+        seen["in the big file"] += BIG.key(boot.settings.models_prefix) not in left
+        seen["before the manifest"] += keys - {manifest} <= left and manifest not in left
+        publish_in_process(boot)
+        # The claim of a worker that died after its manifest keeps nobody from anything; `cache gc` takes it.
+        assert keys_below_the_prefix(boot) == keys | ({k for k in left if k.endswith(CLAIM_NAME)} if manifest in left else set())
+        assert list(boot.store.pending_uploads(boot.settings.models_prefix)) == []
+    assert seen["killed"] >= KILLS * 4 // 5, seen
+    assert seen["in the big file"] >= KILLS // 3, seen
+    assert seen["before the manifest"] > 0, seen
 
 
 def test_sigterm_ends_a_restore_soon_and_the_next_one_resumes_it(world: World) -> None:
     world.seed()
     world.proxy.fail(faults.slow(900_000), path="*model.safetensors", methods=("GET",))  # x 16 connections: above the stall bound
-    process = start(world, "restore")
+    run = start(world, "restore")
     world.proxy.wait_for(lambda log: any(r.status == 206 for r in log), timeout_s=30)
-    process.send_signal(signal.SIGTERM)
+    run.process.terminate()
     begin = time.monotonic()
-    end(process, timeout_s=30)
+    run.end(timeout_s=30)
     assert time.monotonic() - begin < 5
     assert_every_visible_file_is_whole(HubCache(world.root / "first"))
     world.proxy.heal()
@@ -126,17 +230,17 @@ def test_sigterm_ends_a_restore_soon_and_the_next_one_resumes_it(world: World) -
 def test_sigterm_aborts_the_upload_and_leaves_no_parts_behind(world: World) -> None:
     for file in FILES:
         seed_cache(HubCache(world.root / "first"), file, CONTENT[file.path])
-    process = start(world, "publish")
+    run = start(world, "publish")
     world.proxy.wait_for(lambda log: any("uploads" in r.query for r in log), timeout_s=30)  # a multipart upload was begun
-    process.send_signal(signal.SIGTERM)
-    end(process)
+    run.process.terminate()
+    run.end()
     assert list(world.store.pending_uploads("models/")) == []
     assert_bucket_is_whole_or_says_nothing(world)
 
 
-def finish_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    outputs = [end(p, timeout_s=120) for p in processes]
-    assert [p.returncode for p in processes] == [0] * len(processes), outputs
+def finish_all(runs: Sequence[runner.Run]) -> None:
+    outputs = [run.end(timeout_s=120) for run in runs]
+    assert [run.process.exitcode for run in runs] == [0] * len(runs), outputs
 
 
 def test_two_restores_into_one_directory_fetch_every_file_once(world: World) -> None:
@@ -152,7 +256,7 @@ def test_five_publishers_at_once_upload_little_more_than_one(world: World) -> No
     for file in FILES:
         seed_cache(HubCache(world.root / "first"), file, CONTENT[file.path])
     world.changes["PUBLISH_JITTER_S"] = "1"
-    finish_all([start(world, "publish") for _ in range(5)])
+    finish_all([start(world, "publish", CLAIM_POLL_S=0.5) for _ in range(5)])
     assert set(world.keys()) == {MANIFEST, *(f.key("models/") for f in FILES)}
     sent = sum(r.received_bytes for r in world.proxy.log if r.method in {"PUT", "POST"})
     assert sent < 2.2 * sum(f.size_bytes for f in FILES)
@@ -165,8 +269,6 @@ def test_a_wrong_object_is_healed_by_the_next_publication(world: World) -> None:
     world.client.put_object(Bucket=world.bucket, Key=BIG.key("models/"), Body=b"\0" * BIG.size_bytes)
     report = world.restore()
     assert report.wrong_keys == [BIG.key("models/")]
-    from f5_worker.publish import Publisher
-
     assert Publisher(world.store, world.settings, FILES, report).start().wait(60)
     body = world.client.get_object(Bucket=world.bucket, Key=BIG.key("models/"))["Body"].read()
     assert body == CONTENT[BIG.path]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -59,6 +59,24 @@ def test_a_url_lasts_as_long_as_it_says():
     expires = datetime.fromisoformat(delivered.audio["expires_at"])
     assert 595 < (expires - before).total_seconds() <= 601
     assert 595 < int(delivered.audio["url"].partition("expires=")[2]) <= 600
+
+
+def test_a_slow_upload_costs_nothing_of_the_urls_time(monkeypatch):
+    class Clock(datetime):
+        passed = timedelta()
+
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(2026, 1, 2, tzinfo=tz) + cls.passed
+
+    class SlowBucket(Bucket):
+        def put(self, key, data, *, content_type, metadata=None):
+            Clock.passed += timedelta(minutes=20)
+
+    monkeypatch.setattr(delivery, "datetime", Clock)
+    delivered = deliver(SlowBucket(), expires_s=600)
+    assert delivered.audio["expires_at"] == "2026-01-02T00:30:00Z"
+    assert delivered.audio["url"].endswith("expires=600")
 
 
 def test_inline_is_inline_although_there_is_a_bucket():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import ssl
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from f5_worker.errors import CacheError, Cancelled, StoreCorrupt, StoreUnavailable, WorkerError
+from f5_worker.disk import disk_error
+from f5_worker.errors import CacheError, Cancelled, DiskFull, StoreCorrupt, StoreUnavailable, WorkerError
 from f5_worker.fetch import Item, Limits, Outcome, fetch
 from f5_worker.http_range import Interrupted, Target, refusal
 from f5_worker.part_file import PartFile
@@ -316,11 +318,10 @@ def test_a_stop_before_the_start_ends_everything(tmp_path: Path) -> None:
     [(0, []), (1, []), (10, [(0, 10)]), (100, [(0, 10), (50, 60)]), (100, [(90, 100)]), (100, [(3, 4), (5, 6)])],
 )
 def test_the_plan_covers_the_file_once_and_in_order(size: int, finished: list[tuple[int, int]]) -> None:
-    ranges = plan(size, finished, share_bytes=lambda _: 7)
+    ranges = plan(size, finished)
     assert [r.start for r in ranges[1:]] == [r.end for r in ranges[:-1]]
     assert (ranges[0].start, ranges[-1].end) == (0, size)
     assert [(r.start, r.end) for r in ranges if r.on_disk] == finished
-    assert all(r.size_bytes <= 7 for r in ranges if not r.on_disk)
 
 
 @pytest.mark.parametrize(
@@ -338,8 +339,10 @@ def test_an_url_is_taken_apart_without_encoding(url: str, endpoint: tuple[bool, 
 
 
 @pytest.mark.parametrize(
-    ("header", "seconds"), [(None, None), ("7", 7.0), ("0", 0.0), ("soon", None), ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0)]
-)
+    ("header", "seconds"),
+    [(None, None), ("7", 7.0), ("0", 0.0), ("soon", None), ("\u00b2", None), ("-1", None),
+     ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0), ("Thu, 01 Jan 1970 00:00:00 +99999999999999", None)],
+)  # fmt: skip
 def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
     interruption = refusal(503, b"<Code>SlowDown</Code>", header)
     assert isinstance(interruption, Interrupted)
@@ -359,3 +362,13 @@ def test_a_wrong_digest_of_a_fresh_download_is_corrupt_and_leaves_nothing(tmp_pa
         (outcome,) = get([item])
     assert isinstance(outcome.error, StoreCorrupt)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(errno.ENOSPC, DiskFull), (errno.EDQUOT, DiskFull), (errno.EROFS, CacheError), (errno.EACCES, CacheError), (None, CacheError)],
+)
+def test_a_disk_error_has_one_translation(code: int | None, kind: type) -> None:
+    error = disk_error(OSError(code, os.strerror(code)) if code else OSError("cut short"))
+    assert type(error) is kind
+    assert "MODEL_CACHE_DIR" in error.message if kind is DiskFull else "written" in error.message

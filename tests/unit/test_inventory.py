@@ -14,6 +14,7 @@ from tests.files import COMMIT, pinned
 DATA = {"a.bin": b"aaaa", "b.bin": b"bb"}
 FILES = [pinned(path, data) for path, data in DATA.items()]
 MANIFEST = manifest_key("models/", "org/name", COMMIT)
+OLD = f"models/org--old/{COMMIT}/x.bin"
 LATER = datetime.now(UTC) + inventory.GC_AGE + timedelta(hours=1)
 
 
@@ -56,8 +57,8 @@ def test_what_a_manifest_names_is_kept_without_a_pin(store: MemoryStore) -> None
 
 
 def test_what_nothing_names_is_collected_when_it_is_old(store: MemoryStore) -> None:
-    store.put("models/org--old/x.bin", b"x", content_type="x")
-    assert collected(store, FILES) == ["models/org--old/x.bin"]
+    store.put(OLD, b"x", content_type="x")
+    assert collected(store, FILES) == [OLD]
     assert collected(store, FILES, now=datetime.now(UTC)) == []
 
 
@@ -73,7 +74,7 @@ def test_an_invalid_manifest_protects_nothing(store: MemoryStore) -> None:
 
 def test_a_manifest_protects_only_its_own_commit(store: MemoryStore) -> None:
     foreign = manifest_key("models/", "evil/repo", COMMIT)
-    store.put("models/org--old/x.bin", b"x", content_type="x")
+    store.put(OLD, b"x", content_type="x")
     store.put(foreign, dump_manifest(FILES), content_type="x")
     assert foreign in collected(store, [])
 
@@ -84,7 +85,37 @@ def test_pinned_wheels_are_kept_and_others_collected(store: MemoryStore) -> None
     assert collected(store, FILES) == ["models/wheels/other.whl"]
 
 
+@pytest.mark.parametrize("prefix", ["models/", "f5/", ""])
+def test_other_objects_under_the_prefix_are_the_users_and_never_collected(prefix: str) -> None:
+    store = MemoryStore()
+    theirs = [
+        "output/2026-01-02/job-1.wav",
+        "voices/org--name/mine.wav",
+        "org--name/notes.txt",
+        f"org--name/{COMMIT}",
+        f"org--name/{COMMIT[:-1]}/x.bin",
+        f"backup/org--name/{COMMIT}/x.bin",
+        f"name/{COMMIT}/x.bin",
+        "wheels/notes.txt",
+        "wheels/mine/other.whl",
+        "other.whl",
+    ]
+    for key in theirs:
+        store.put(prefix + key, b"x", content_type="x")
+        store.pending.append(Upload(prefix + key, "old", datetime.now(UTC) - timedelta(days=9)))
+    assert inventory.garbage(store, prefix, [], now=LATER) == inventory.Garbage([], [])
+    store.put(f"{prefix}org--name/{COMMIT}/a/b.bin", b"x", content_type="x")
+    assert [o.key for o in inventory.garbage(store, prefix, [], now=LATER).objects] == [f"{prefix}org--name/{COMMIT}/a/b.bin"]
+
+
+def test_the_age_can_be_chosen(store: MemoryStore) -> None:
+    store.put(OLD, b"x", content_type="x")
+    now = datetime.now(UTC) + timedelta(hours=2)
+    ages = {hours: inventory.garbage(store, "models/", FILES, older_than=timedelta(hours=hours), now=now).objects for hours in (0, 1, 3)}
+    assert {hours: len(found) for hours, found in ages.items()} == {0: 1, 1: 1, 3: 0}
+
+
 def test_stale_uploads_are_collected_and_running_ones_kept(store: MemoryStore) -> None:
-    old, young = (Upload("models/x", name, datetime.now(UTC) - timedelta(hours=hours)) for name, hours in (("old", 2), ("young", 0)))
+    old, young = (Upload(OLD, name, datetime.now(UTC) - timedelta(hours=hours)) for name, hours in (("old", 2), ("young", 0)))
     store.pending = [old, young]
     assert inventory.garbage(store, "models/", FILES).uploads == [old]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,15 +28,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def tmpfs(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmpfs: Callable[[str], Path]) -> Path:
     """A file system of 1 MB and 16 inodes."""
-    mount = tmp_path / "tmpfs"
-    mount.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=16", "tmpfs", str(mount)], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip("mounting a tmpfs needs privileges that this machine does not give")
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
+    return tmpfs("size=1m,nr_inodes=16")
 
 
 def roots(settings: Settings) -> list[str]:
@@ -56,20 +50,20 @@ def test_a_path_that_cannot_be_a_directory_is_passed_over(settings: Settings, tm
     assert roots(settings) == ["second"]
 
 
-def test_a_file_system_without_room_is_passed_over_and_left_clean(settings: Settings, tmpfs: Path) -> None:
-    assert roots(replace(settings, cache_dir=tmpfs / "models")) == ["first", "second"]
-    assert list(tmpfs.iterdir()) == []
+def test_a_file_system_without_room_is_passed_over_and_left_clean(settings: Settings, small_disk: Path) -> None:
+    assert roots(replace(settings, cache_dir=small_disk / "models")) == ["first", "second"]
+    assert list(small_disk.iterdir()) == []
 
 
-def test_a_read_only_file_system_is_passed_over(settings: Settings, tmpfs: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(tmpfs)], check=True)
-    assert roots(replace(settings, cache_dir=tmpfs / "models")) == ["first", "second"]
+def test_a_read_only_file_system_is_passed_over(settings: Settings, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert roots(replace(settings, cache_dir=small_disk / "models")) == ["first", "second"]
 
 
-def test_a_file_system_without_inodes_is_passed_over(settings: Settings, tmpfs: Path) -> None:
+def test_a_file_system_without_inodes_is_passed_over(settings: Settings, small_disk: Path) -> None:
     small = [pinned("model", b"x" * 1000)]
-    assert room(tmpfs)[1] < placement.MIN_INODES
-    caches = choose(replace(settings, cache_dir=tmpfs / "models"), small)
+    assert room(small_disk)[1] < placement.MIN_INODES
+    caches = choose(replace(settings, cache_dir=small_disk / "models"), small)
     assert [c.root.name for c in caches] == ["first", "second"]
 
 
@@ -80,8 +74,8 @@ def test_no_usable_directory_is_disk_full_and_names_each_reason(settings: Settin
         choose(settings, FILES)
 
 
-def test_what_is_already_there_needs_no_room(settings: Settings, tmpfs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache_dir = tmpfs / "models"
+def test_what_is_already_there_needs_no_room(settings: Settings, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache_dir = small_disk / "models"
     monkeypatch.setattr("f5_worker.cache.HubCache.missing_bytes", lambda *_: 0)
     assert roots(replace(settings, cache_dir=cache_dir))[0] == "models"
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import json
 import logging
-from dataclasses import replace
+import threading
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,11 +12,12 @@ from f5_worker import publish
 from f5_worker.cache import HubCache
 from f5_worker.errors import StoreForbidden
 from f5_worker.manifest import dump_manifest, manifest_key, parse_manifest
-from f5_worker.publish import CLAIM_STALE_S, Publisher
+from f5_worker.publish import CLAIM_STALE_S, Publication, Publisher
 from f5_worker.restore import RestoreReport
 from f5_worker.settings import Settings
 from f5_worker.store import ObjectInfo, Upload
-from f5_worker.wheels import pinned_names
+from f5_worker.wheel_source import wrong_note
+from f5_worker.wheels import KeptWheel, pinned_names, publishable
 from tests.fakes.memory_store import MemoryStore
 from tests.files import COMMIT, pinned, random_bytes, seed_cache
 
@@ -164,23 +165,165 @@ def test_stop_during_an_upload_leaves_no_object_and_no_manifest(store: MemorySto
     assert store.objects == {}
 
 
+CLAIM = f"models/org--name/{COMMIT}/{publish.CLAIM_NAME}"
+
+
 def claim(store: MemoryStore, *, age_s: float) -> str:
-    key = f"models/org--name/{COMMIT}/{publish.CLAIM_NAME}"
-    data = json.dumps({"owner": "somebody else"}).encode()
-    store.objects[key] = (data, ObjectInfo(key, len(data), datetime.now(UTC) - timedelta(seconds=age_s)))
-    return key
+    written = datetime.now(UTC) - timedelta(seconds=age_s)
+    store.objects[CLAIM] = (b"", ObjectInfo(CLAIM, 0, written, {"owner": "somebody else"}))
+    return CLAIM
 
 
-def test_a_wheel_from_its_release_goes_into_the_bucket_and_leaves_the_disk(
-    store: MemoryStore, report: RestoreReport, tmp_path: Path
-) -> None:
+@pytest.fixture
+def wheel(report: RestoreReport, tmp_path: Path) -> KeptWheel:
+    """A wheel from its release, as its installation leaves it for the publisher."""
     report.cache_dir = tmp_path
-    wheel = HubCache(tmp_path).state / "wheels" / pinned_names()[0]
-    wheel.parent.mkdir(parents=True)
-    wheel.write_bytes(b"wheel")
+    path = HubCache(tmp_path).state / "wheels" / pinned_names()[0]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"wheel")
+    [kept] = publishable(HubCache(tmp_path), "models/")
+    return kept
+
+
+def test_a_wheel_from_its_release_goes_into_the_bucket_after_the_manifest_and_leaves_the_disk(
+    store: MemoryStore, report: RestoreReport, wheel: KeptWheel
+) -> None:
     run(store, report)
-    assert store.objects[f"models/wheels/{wheel.name}"][0] == b"wheel"
-    assert not wheel.exists()
+    assert writes(store)[-2:] == [MANIFEST, wheel.key]
+    assert (store.objects[wheel.key][0], store.objects[wheel.key][1].metadata) == (b"wheel", {"sha256": wheel.sha256})
+    assert not wheel.path.exists()
+
+
+def sent(store: MemoryStore, report: RestoreReport) -> int:
+    return Publication(store, SETTINGS, FILES, report, threading.Event()).run()
+
+
+def test_a_wheel_that_is_there_already_is_not_counted_as_sent(store: MemoryStore, report: RestoreReport, wheel: KeptWheel) -> None:
+    store.put(wheel.key, b"wheel", content_type="x")
+    assert sent(store, report) == sum(f.size_bytes for f in FILES)
+    assert not wheel.path.exists()
+
+
+def test_a_wheel_that_another_worker_on_the_volume_sent_meanwhile_is_no_fault(
+    store: MemoryStore, report: RestoreReport, wheel: KeptWheel
+) -> None:
+    real = store.upload
+
+    def upload(key: str, path: Path, **kwargs: object) -> None:
+        if key == wheel.key:
+            wheel.path.unlink()
+        real(key, path, **kwargs)  # type: ignore[arg-type]
+
+    store.upload = upload  # type: ignore[method-assign]
+    assert sent(store, report) == sum(f.size_bytes for f in FILES)
+    assert MANIFEST in store.objects
+
+
+def test_a_wheel_that_a_reader_found_wrong_is_overwritten(store: MemoryStore, report: RestoreReport, wheel: KeptWheel) -> None:
+    store.put(wheel.key, b"wrong", content_type="x")
+    wrong_note(wheel.path).touch()
+    run(store, report)
+    assert store.objects[wheel.key][0] == b"wheel"
+    assert not wrong_note(wheel.path).exists()
+
+
+def heads(store: MemoryStore) -> list[str]:
+    return [key for method, key in store.calls if method == "head" and key != CLAIM]
+
+
+def test_a_sent_file_is_looked_at_once_before_and_once_after_and_another_once(store: MemoryStore, report: RestoreReport) -> None:
+    store.put(FILES[1].key("models/"), DATA[FILES[1].path], content_type="x")
+    run(store, report)
+    assert sorted(heads(store)) == sorted([FILES[0].key("models/")] * 2 + [FILES[1].key("models/")])
+
+
+def test_a_file_that_this_boot_read_from_the_bucket_is_not_looked_at(store: MemoryStore, report: RestoreReport) -> None:
+    report.sources = dict.fromkeys(FILES, "bucket")
+    run(store, report)
+    assert heads(store) == []
+    assert MANIFEST in store.objects
+
+
+@dataclass
+class SkewedStore(MemoryStore):
+    """A store whose clock is behind (-) or ahead (+) of this machine's."""
+
+    ahead_s: float = 0.0
+
+    def head(self, key: str) -> ObjectInfo | None:
+        info, skew = super().head(key), timedelta(seconds=self.ahead_s)
+        return info and replace(info, modified=info.modified + skew, answered=datetime.now(UTC) + skew)
+
+
+@pytest.mark.parametrize("ahead_s", [-600.0, 600.0])
+def test_a_clock_that_is_off_neither_hides_this_workers_claim_nor_keeps_a_dead_ones(ahead_s: float, report: RestoreReport) -> None:
+    store = SkewedStore(ahead_s=ahead_s)
+    claim(store, age_s=CLAIM_STALE_S + 1)
+    run(store, report)
+    assert MANIFEST in store.objects
+    assert store.calls.count(("put", CLAIM)) == 1
+
+
+@pytest.mark.parametrize("ahead_s", [-600.0, 600.0])
+def test_a_clock_that_is_off_does_not_break_a_living_claim(ahead_s: float, report: RestoreReport) -> None:
+    store = SkewedStore(ahead_s=ahead_s)
+    key = claim(store, age_s=0)
+    publisher = Publisher(store, SETTINGS, FILES, report).start()
+    while store.calls.count(("head", key)) < 3:
+        assert not publisher.wait(0.01)
+    publisher.stop()
+    assert writes(store) == []
+    assert store.objects[key][1].metadata["owner"] == "somebody else"
+
+
+def test_a_claim_that_never_stays_is_written_a_few_times_and_then_done_without(store: MemoryStore, report: RestoreReport) -> None:
+    real = store.head
+    store.head = lambda key: None if key == CLAIM else real(key)  # type: ignore[method-assign]
+    run(store, report)
+    assert store.calls.count(("put", CLAIM)) == publish.CLAIM_WRITES
+    assert MANIFEST in store.objects
+
+
+def test_a_claim_that_never_ends_is_not_waited_for_for_ever(
+    store: MemoryStore, report: RestoreReport, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "CLAIM_WAIT_S", 0.2)
+    key = claim(store, age_s=0)
+    run(store, report)
+    assert "another worker has been publishing" in caplog.text
+    assert list(store.objects) == [key]
+
+
+class StoreWithoutList(MemoryStore):
+    """AWS to a key without s3:ListBucket: 403 for what is not there."""
+
+    def head(self, key: str) -> ObjectInfo | None:
+        info = super().head(key)
+        if info is None:
+            raise StoreForbidden(f"HEAD {key}: 403: the key lacks the permission for this call")
+        return info
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        if key not in self.objects:
+            raise StoreForbidden(f"GET {key}: AccessDenied: the key lacks the permission for this call")
+        return super().get(key, max_bytes=max_bytes)
+
+
+def test_a_key_that_may_not_list_publishes(report: RestoreReport, caplog: pytest.LogCaptureFixture) -> None:
+    store = StoreWithoutList()
+    run(store, report)
+    assert set(store.objects) == {MANIFEST, *(f.key("models/") for f in FILES)}
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize(("method", "permission"), [("put", "s3:PutObject"), ("head", "s3:GetObject")])
+def test_the_warning_names_the_permission_that_looks_missing(
+    store: MemoryStore, report: RestoreReport, caplog: pytest.LogCaptureFixture, method: str, permission: str
+) -> None:
+    store.fail[method] = StoreForbidden(f"{method.upper()} x: AccessDenied: the key lacks the permission for this call")
+    run(store, report)
+    assert permission in caplog.text
+    assert store.objects == {}  # also no claim and no file
 
 
 def test_a_dead_publishers_claim_is_taken_over(store: MemoryStore, report: RestoreReport) -> None:
@@ -192,7 +335,7 @@ def test_a_dead_publishers_claim_is_taken_over(store: MemoryStore, report: Resto
 def test_a_living_publishers_claim_is_waited_for_and_nothing_sent_twice(store: MemoryStore, report: RestoreReport) -> None:
     key = claim(store, age_s=0)
     publisher = Publisher(store, SETTINGS, FILES, report).start()
-    while ("get", key) not in store.calls:  # it has seen the claim
+    while ("head", key) not in store.calls:  # it has seen the claim
         publisher.wait(0.01)
     assert writes(store) == []
     for file in FILES:
@@ -217,3 +360,9 @@ def test_parts_of_a_killed_publisher_are_aborted_and_a_running_ones_kept(store: 
     store.pending = [old, young]
     run(store, report)
     assert store.pending == [young]
+
+
+def test_parts_of_a_wheel_that_a_killed_publisher_left_are_aborted(store: MemoryStore, report: RestoreReport) -> None:
+    store.pending = [Upload(f"models/wheels/{pinned_names()[0]}", "old", datetime.now(UTC) - timedelta(hours=2))]
+    run(store, report)
+    assert store.pending == []

@@ -35,9 +35,14 @@ def test_half_a_report_is_no_report(data: bytes) -> None:
 
 def test_a_phase_that_raises_is_kept() -> None:
     timeline = Timeline(process_start_unix_s())
-    with pytest.raises(ZeroDivisionError), timeline.phase("p", lane="handler") as phase:
-        phase.bytes = 5
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with timeline.phase("p", lane="handler") as phase:
+            phase.bytes = 5
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert [(p["name"], p["bytes"]) for p in timeline.as_dicts()] == [("p", 5)]
     assert timeline.phases[0].end_s >= timeline.phases[0].start_s
 
