@@ -19,11 +19,18 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(READY)
+# The tools that users would pick instead, in an environment of their own: their pins differ from ours.
+bench: $(READY) .venv-bench/.ready
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.report
+
+.venv-bench/.ready: requirements-bench.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --disable-pip-version-check -r requirements-bench.txt
+	touch $@
 
 clean:
-	rm -rf out $(VENV)
+	rm -rf out $(VENV) .venv-bench
 
 # The stamp is written last: an interrupted installation is repeated.
 $(READY): $(PINS)

@@ -1,0 +1,145 @@
+"""Write docs/performance.md from benchmarks/results/*.json: `python -m benchmarks.report`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results")
+TARGET = Path(__file__).parents[1] / "docs" / "performance.md"
+RESTORES = {
+    "restore": "Loopback, plain HTTP",
+    "restore-wan500": "A line of 500 MB/s in all, 40 MB/s a connection, 20 ms",
+    "restore-wan125": "A line of 125 MB/s in all, 40 MB/s a connection, 20 ms",
+    "restore-tls": "Loopback, TLS 1.3 (nginx)",
+}
+INTRO = """# Performance
+
+Written by `python -m benchmarks.report` from `benchmarks/results/`; `make bench` measures again. Two noisy cores without a GPU, store and
+the emulated line on the same cores: compare ratios within one run. **Not measured: a GPU, a real Backblaze B2 or AWS, real
+weights** (the files are random bytes, or a random checkpoint, of the real sizes), slow start and loss of a real line.
+"""
+
+
+def main() -> None:
+    parts = [INTRO, *(restore(name, title) for name, title in RESTORES.items()), boot(), broken(), load(), engine()]
+    TARGET.write_text("\n".join(part for part in parts if part), encoding="utf-8")
+
+
+def read(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def taken(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    return (
+        f"Taken {machine['taken'][:10]} at commit {machine['commit'][:7]}, {machine['cores']} cores ({machine['cpu']}), "
+        f"load average {machine['load_average_1min']:.1f}, median of {result['runs']}."
+    )
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]) + "\n"
+
+
+def mark(ok: bool) -> str:
+    return "met" if ok else "**missed**"
+
+
+def restore(name: str, title: str) -> str:
+    result = read(name)
+    if result is None:
+        return ""
+    rows = result["medians"]
+    head = ["", "s", "MB/s", "+ sha256sum s", "+ openssl sha256 s", "CPU s/GB", "peak RSS MB"]
+    body = [
+        [who, f"{r['seconds']:.2f}", f"{r['mb_per_s']:.0f}", f"{r['guaranteed_seconds']:.2f}", f"{r['fast_guaranteed_seconds']:.2f}",
+         f"{r['cpu_seconds_per_gb']:.2f}", f"{r['peak_rss_bytes'] / 1e6:.0f}"]
+        for who, r in sorted(rows.items(), key=lambda entry: entry[1]["fast_guaranteed_seconds"])
+    ]  # fmt: skip
+    versions = ", ".join(f"{who} {version}" for who, version in sorted(result["versions"].items()))
+    return (
+        f"## Restore of {result['bytes'] / 1e9:.2f} GB: {title}\n\n{taken(result)} Process start and signing included. "
+        f"Ours verifies every byte; the peers' two columns add a second read with coreutils or OpenSSL. {versions}.\n\n"
+        f"{table(head, body)}\n{restore_bars(result)}\n"
+    )
+
+
+def restore_bars(result: dict[str, Any]) -> str:
+    rows = result["medians"]
+    mine = rows["ours"]["seconds"]
+    peers = {who: r for who, r in rows.items() if who != "ours" and not who.startswith("bare")}
+    bare = min((r["seconds"] for who, r in rows.items() if who.startswith("bare")), default=None)
+    verified, fastest = min(r["fast_guaranteed_seconds"] for r in peers.values()), min(r["seconds"] for r in peers.values())
+    bars = [("ours / fastest peer with the same guarantee (OpenSSL)", mine / verified, "< 1", mine < verified)]
+    if result["line"]:
+        share = result["bytes"] / mine / result["line"]["total_bytes_per_s"]
+        bars.append(("share of the line", share, ">= 0.90", share >= 0.9))
+        bars.append(("ours / fastest peer without verification", mine / fastest, "< 1 at 500 MB/s", mine < fastest))
+    elif not result["tls"]:
+        bars.append(("ours / fastest peer without verification", mine / fastest, "<= 1.25", mine <= 1.25 * fastest))
+    if bare and not result["line"] and not result["tls"]:
+        bars.append(("ours / best bare loop that could be written", mine / bare, "<= 1.15", mine <= 1.15 * bare))
+    bars.append(("peak RSS in MB", rows["ours"]["peak_rss_bytes"] / 1e6, "< 300", rows["ours"]["peak_rss_bytes"] < 300e6))
+    return table(["bar", "value", "wanted", ""], [[name, f"{value:.2f}", wanted, mark(ok)] for name, value, wanted, ok in bars])
+
+
+def boot() -> str:
+    result = read("boot")
+    if result is None:
+        return ""
+    head = ["line", "ours s", "sequential s", "hub s", "limit s", "binds", "ours / limit (<= 1.15)", "sequential / ours (>= 3 at 500)"]
+    body = []
+    for r in result["rates"]:
+        rate, times = r["rate_mb_s"], r["loaded_s"]
+        faster = f"{r['sequential_to_ours']:.2f}" + (f" {mark(r['sequential_to_ours'] >= 3)}" if rate == 500 else "")
+        body.append([
+            f"{rate} MB/s" if rate else "unlimited",
+            *(f"{times[flow]:.2f}" for flow in ("ours", "sequential", "hub")),
+            f"{r['limit']['total']:.2f}",
+            r["binding_term"],
+            f"{r['ours_to_limit']:.2f} {mark(r['ours_to_limit'] <= 1.15)}",
+            faster,
+        ])  # fmt: skip
+    return (
+        f"## Boot: process start to a loaded full-size model, on the CPU\n\n{taken(result)} The limit is "
+        f"max(bytes / line, imports, CPU seconds of everything / cores) + load; store and line share the cores. "
+        "`sequential` is a boto3 sync, then the imports, then upstream's load.\n\n"
+        f"{table(head, body)}\n![Both boots at 500 MB/s](boot-waterfall.png)\n"
+    )
+
+
+def broken() -> str:
+    result = read("broken")
+    if result is None:
+        return ""
+    body = [[kind, f"{s:.2f}", f"<= {result['bars_s'][kind]}", mark(s <= result["bars_s"][kind])] for kind, s in result["extra_s"].items()]
+    return f"## What a broken bucket costs a boot\n\n{taken(result)} Tiny model.\n\n{table(['bucket', 'extra s', 'wanted', ''], body)}"
+
+
+def load() -> str:
+    result = read("load")
+    if result is None:
+        return ""
+    columns = ["import_s", "build_s", "load_s", "touched_s", "peak_rss_gb"]
+    body = [[who, *(f"{result[who][c]:.2f}" for c in columns)] for who in ("upstream", "ours-float32", "ours-bfloat16")]
+    met = ", ".join(f"{name} {mark(ok)}" for name, ok in result["met"].items())
+    worker = result["worker"]["peak_rss_gb"]
+    head = f"## Loading the full-size checkpoint\n\nBest of {result['rounds']}. Whole CPU worker: {worker:.2f} GB. Bars: {met}.\n\n"
+    return head + table(["", *columns], body)
+
+
+def engine() -> str:
+    result = read("engine")
+    if result is None:
+        return ""
+    met = ", ".join(f"{name} {mark(ok)}" for name, ok in result["met"].items())
+    rtf = f"real-time factor {result['ours']['rtf']:.1f} against upstream's {result['upstream']['rtf']:.1f}"
+    caveat = "Taken beside other work on the cores: not a reliable figure."
+    return f"## Synthesis on the CPU, NFE {result['nfe']}\n\n{rtf}. {caveat} Bars: {met}.\n"
+
+
+if __name__ == "__main__":
+    main()
