@@ -68,3 +68,15 @@ def test_bad_settings_are_one_line_and_exit_code_2(monkeypatch, capsys):
     monkeypatch.setattr(handler.signal, "signal", lambda *_: None)
     assert handler.main() == handler.EXIT_SETTINGS
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_sdk_is_imported_without_measuring_the_processor_and_names_it_as_it_would() -> None:
+    code = """
+import sys, handler
+handler.import_sdk()
+from runpod.serverless.utils import rp_debugger
+assert "cpuinfo" not in sys.modules
+import cpuinfo
+assert rp_debugger.PROCESSOR == cpuinfo.get_cpu_info()["brand_raw"], rp_debugger.PROCESSOR
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
