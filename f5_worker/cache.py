@@ -77,6 +77,7 @@ class HubCache:
         """
         for place in (self.snapshot(file), self.blob(file)):
             if self._is_verified(place, file):
+                self.remove_parts([file])  # killed between the rename and the journal's removal
                 self._link(file, self.blob(file) if place == self.blob(file) else place.resolve())
                 return self.snapshot(file)
         target = self.snapshot(file).resolve()  # the hub's client names blobs by the ETag it was told, which can be another

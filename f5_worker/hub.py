@@ -50,7 +50,9 @@ def download(file: PinnedFile, cache: HubCache) -> None:
         status = exc.response.status_code if exc.response is not None else "no status"
         raise HubUnavailable(f"the hub answered {status} for {file.repo}; a gated or private repository needs HF_TOKEN") from exc
     except (LocalEntryNotFoundError, httpx2.HTTPError, ConnectionError, TimeoutError) as exc:
-        raise HubUnavailable(f"the hub could not be reached ({type(exc).__name__})") from exc
+        raise HubUnavailable(
+            f"the hub could not be reached ({type(exc).__name__}); check the network and HF_ENDPOINT, or seed the bucket with `cache push`"
+        ) from exc
     except OSError as exc:
         raise disk_error(exc, cache.root) from exc
     except (RuntimeError, ValueError) as exc:  # what hf-xet raises for a failed transfer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,10 +34,10 @@ def choose(settings: Settings, files: Sequence[PinnedFile]) -> list[HubCache]:
             refused.append(f"{root}: {reason}")
         else:
             usable.append(cache)
-    if asked and (not usable or usable[0].root != settings.cache_dir):
-        log.warning("cache.dir_refused %s", refused[0])
     if not usable:
         raise DiskFull(f"no directory can hold the model ({'; '.join(refused)}); enlarge the container disk or set MODEL_CACHE_DIR")
+    if refused and usable[0].root != (asked or [settings.cache_dir_candidates[0]])[0]:
+        log.warning("cache.dir_refused using=%s refused=%r", usable[0].root, "; ".join(refused))
     return usable
 
 
@@ -46,13 +45,15 @@ def why_not(cache: HubCache, files: Sequence[PinnedFile], mount: Path) -> str | 
     """Why the files cannot be cached there, None when they can."""
     probe = cache.state / f"probe.{os.getpid()}"
     try:
-        existed = cache.root.exists()
+        absent = [p for p in (cache.state, *cache.state.parents) if not p.exists()]
         if cache.root == RAM_DIR and not RAM_DIR.parent.is_dir():
             return "does not exist"
         cache.state.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"x")
         probe.unlink()
         free_bytes, free_inodes = room(cache.root)
+        for folder in absent:  # looking leaves nothing behind, also where the cache will not lie
+            folder.rmdir()
     except OSError as exc:
         return (exc.strerror or type(exc).__name__).lower()
     need_bytes = int(cache.missing_bytes(files, mount) * ROOM_FACTOR)
@@ -61,6 +62,4 @@ def why_not(cache: HubCache, files: Sequence[PinnedFile], mount: Path) -> str | 
         reason = f"{need_bytes / 1e6:.0f} MB needed, {free_bytes / 1e6:.0f} MB free"
     elif need_bytes and free_inodes < MIN_INODES:
         reason = f"only {free_inodes} inodes free"
-    if reason and not existed:
-        shutil.rmtree(cache.root, ignore_errors=True)
     return reason

@@ -16,7 +16,7 @@ from typing import Any
 from f5_worker import hub
 from f5_worker.breaker import Breaker
 from f5_worker.cache import HubCache
-from f5_worker.errors import CacheError, HubUnavailable, StoreCorrupt, StoreError, StoreNotFound, WorkerError
+from f5_worker.errors import CacheError, HubUnavailable, StoreCorrupt, StoreError, StoreNotFound, StoreUnavailable, WorkerError
 from f5_worker.fetch import Item, Limits, Outcome, fetch
 from f5_worker.manifest import PinnedFile
 from f5_worker.report import Phase, Timeline
@@ -133,7 +133,7 @@ class _Restore:
         self._from_bucket(cache, self._lacking(wanted))
         self._from_hub(cache, self._lacking(wanted))
         for file in self._lacking(wanted):
-            self.report.missing.setdefault(file, "no source has it")
+            self.report.missing.setdefault(file, "not asked for any more")
 
     def give_back(self, cache: HubCache, wanted: Sequence[PinnedFile]) -> None:
         try:
@@ -165,7 +165,7 @@ class _Restore:
         breaker = Breaker(cache, s3)
         if cause := breaker.open_cause():
             self.report.bucket_outcome = "skipped"
-            log.warning("restore.bucket outcome=skipped cause=%r", cause)
+            log.warning("restore.bucket outcome=skipped remembered_failure=%r effect='asked again after 10 minutes, the hub serves'", cause)
             return
         with self.timeline.phase("restore from bucket", lane="restore") as phase:
             outcomes = self._fetch(cache, wanted)
@@ -194,10 +194,11 @@ class _Restore:
         errors: dict[PinnedFile, WorkerError] = {f: o.error for f, o in zip(wanted, outcomes, strict=True) if o.error is not None}
         report.missing.update({f: str(e) for f, e in errors.items()})
         report.wrong_keys += [f.key(prefix) for f, e in errors.items() if isinstance(e, StoreCorrupt)]
-        fault = next((e for e in errors.values() if not isinstance(e, StoreNotFound)), None)
+        faulty = next((f for f, e in errors.items() if not isinstance(e, StoreNotFound)), None)
+        fault = errors[faulty] if faulty else None
         if isinstance(fault, StoreError):
             report.bucket_outcome = fault.code
-            if not isinstance(fault, StoreCorrupt):
+            if isinstance(fault, StoreUnavailable):  # a refusal comes at once and may be mended by a setting: it is asked again
                 self._trip(breaker, fault)
         else:
             report.bucket_outcome = "hit" if not errors else "miss" if len(errors) == len(wanted) else "partial"
@@ -209,7 +210,7 @@ class _Restore:
             len(wanted),
             phase.bytes,
             report.bucket_seconds,
-            f" error={str(fault)!r}" if fault else "",
+            f" file={faulty.path} error={str(fault)!r} effect='the hub serves what is missing'" if faulty else "",
         )
         if isinstance(fault, CacheError):
             raise fault
@@ -224,6 +225,7 @@ class _Restore:
         if not wanted or self.stop.is_set():
             return
         cache.remove_parts(wanted)  # the hub's client writes its own part files: no room is needed twice
+        log.info("restore.hub outcome=started files=%d bytes=%d", len(wanted), sum(f.size_bytes for f in wanted))
         with self.timeline.phase("download from hub", lane="restore") as phase:
             phase.source = "hub"
             for file in wanted:  # one after the other: the hub's client shares one connection pool, which any error closes for all
@@ -234,7 +236,15 @@ class _Restore:
         phase.bytes = self.report.hub_bytes = sum(f.size_bytes for f in wanted if self.report.sources.get(f) == "hub")
         failed = self._lacking(wanted)
         seconds = phase.end_s - phase.start_s
-        log.info("restore.hub files=%d of=%d bytes=%d seconds=%.2f", len(wanted) - len(failed), len(wanted), phase.bytes, seconds)
+        level = logging.ERROR if failed else logging.INFO
+        log.log(
+            level,
+            "restore.hub outcome=ended files=%d of=%d bytes=%d seconds=%.2f",
+            len(wanted) - len(failed),
+            len(wanted),
+            phase.bytes,
+            seconds,
+        )
 
     def _download(self, file: PinnedFile, cache: HubCache) -> WorkerError | None:
         try:

@@ -54,10 +54,14 @@ class Model:
 
 
 def main() -> int:
+    wanted = os.environ.get("DEMO_MODEL", "")
+    if wanted not in {"", "tiny", REAL_MODEL} and not Path(wanted).is_file():
+        say(f"DEMO_MODEL must be tiny, {REAL_MODEL} or the path of a models file; there is no {wanted}")
+        return 2
     shutil.rmtree(OUT / "demo", ignore_errors=True)
     (OUT / "demo").mkdir(parents=True)
     with ExitStack() as stack:
-        model = stack.enter_context(choose_model(os.environ.get("DEMO_MODEL", "")))
+        model = stack.enter_context(choose_model(wanted))
         say(f"model {model.spec.name}: {len(model.spec.files)} files, {model.bytes / 1e6:.0f} MB, licence {model.spec.license}")
         say("starting SeaweedFS (a real S3 server) on loopback with an empty bucket")
         store = stack.enter_context(seaweed(OUT / "demo" / "seaweed"))
@@ -85,7 +89,7 @@ def choose_model(wanted: str) -> Iterator[Model]:
     if wanted in {"", "tiny"}:
         why = "" if wanted else "the Hugging Face hub does not answer; "
         say(f"{why}using a TINY RANDOM demo model in the real file formats, made now. Its audio is NOISE, not speech.")
-        models_file = write_tiny_model(OUT / "demo" / "model")
+        models_file = write_tiny_model(OUT / "demo-model")
     else:
         models_file = Path(wanted).resolve()
     name = next(iter(json.loads(models_file.read_text(encoding="utf-8"))["models"]))
@@ -179,7 +183,7 @@ def print_table(first: dict, second: dict) -> None:
 
 
 def print_bucket(store: Seaweed) -> None:
-    print("\nbucket, oldest first:")
+    print("\nbucket, oldest first (times have a resolution of one second; within one, by name):")
     objects = store.client().list_objects_v2(Bucket=BUCKET)["Contents"]
     for o in sorted(objects, key=lambda o: o["LastModified"]):
         print(f"  {o['LastModified']:%H:%M:%S} {o['Size']:>14,}  {o['Key']}")

@@ -73,7 +73,7 @@ def test_the_demo_boots_twice_and_the_second_boot_comes_from_the_bucket_alone(tm
     assert re.search(r"^READY .* bucket +second$", text, re.MULTILINE)
     assert re.search(r"^asked of the hub +- +0  hub +second$", text, re.MULTILINE)
     keys = Counter(re.findall(r"^  \d\d:\d\d:\d\d +[\d,]+  (.+)$", text, re.MULTILINE))
-    files = load_models(out / "demo" / "model" / "models.json")["demo-tiny"].files
+    files = load_models(out / "demo-model" / "models.json")["demo-tiny"].files
     expected = {f.key("models/") for f in files} | {manifest_key("models/", f.repo, f.commit) for f in files}
     assert {key for key in keys if not key.startswith("output/")} == expected
     assert len(keys) == len(expected) + 1  # the result of the second boot

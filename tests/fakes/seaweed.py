@@ -85,7 +85,9 @@ def seaweed(folder: Path | None = None, *, on_wait=lambda _seconds: None) -> Ite
     process = subprocess.Popen(
         [_weed(), "server", "-master.telemetry=false", f"-dir={home}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
          f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
-         "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}", "-master.volumeSizeLimitMB=4096", "-volume.max=400"],
+         "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}", "-master.volumeSizeLimitMB=4096", "-volume.max=2000"],
+        # One volume a bucket instead of seven: hundreds of small buckets come and go in a test session.
+        env={**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"},
         stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     server = Seaweed(f"http://127.0.0.1:{s3}", home, process.pid)

@@ -17,7 +17,7 @@ from tests.integration.conftest import World
 
 @pytest.fixture(scope="module")
 def models_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"), seed=99)  # bytes that no other cache of this machine holds
 
 
 def cli(world: World, models_file: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:

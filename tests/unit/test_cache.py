@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import hf_hub_download
 
 from f5_worker.breaker import OPEN_S, Breaker
-from f5_worker.cache import PART_SUFFIX, STALE_PART_S, HubCache
+from f5_worker.cache import PART_SUFFIX, RANGES_SUFFIX, STALE_PART_S, HubCache
 from f5_worker.errors import CacheError, StoreForbidden
 from f5_worker.settings import S3Settings
 from tests.files import pinned, seed_cache
@@ -59,6 +59,14 @@ def test_changed_bytes_of_the_same_length_are_removed(cache: HubCache) -> None:
     cache.blob(FILE).write_bytes(b"x" * len(DATA))
     assert cache.find(FILE) is None
     assert not cache.blob(FILE).exists()
+
+
+def test_a_journal_left_behind_a_whole_file_is_removed(cache: HubCache) -> None:
+    seed_cache(cache, FILE, DATA)
+    journal = cache.part(FILE).with_name(cache.part(FILE).name + RANGES_SUFFIX)
+    journal.write_bytes(b"0 11\n")
+    assert cache.find(FILE)
+    assert not journal.exists()
 
 
 def test_a_blob_whose_link_was_never_made_is_linked(cache: HubCache) -> None:
