@@ -236,7 +236,7 @@ class _Restore:
         phase.bytes = self.report.hub_bytes = sum(f.size_bytes for f in wanted if self.report.sources.get(f) == "hub")
         failed = self._lacking(wanted)
         seconds = phase.end_s - phase.start_s
-        level = logging.ERROR if failed else logging.INFO
+        level = logging.WARNING if failed else logging.INFO
         log.log(
             level,
             "restore.hub outcome=ended files=%d of=%d bytes=%d seconds=%.2f",
