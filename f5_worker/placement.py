@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from f5_worker.cache import HubCache
@@ -53,7 +54,8 @@ def why_not(cache: HubCache, files: Sequence[PinnedFile], mount: Path) -> str | 
         probe.unlink()
         free_bytes, free_inodes = room(cache.root)
         for folder in absent:  # looking leaves nothing behind, also where the cache will not lie
-            folder.rmdir()
+            with suppress(OSError):  # another worker is already using it
+                folder.rmdir()
     except OSError as exc:
         return (exc.strerror or type(exc).__name__).lower()
     need_bytes = int(cache.missing_bytes(files, mount) * ROOM_FACTOR)

@@ -55,13 +55,13 @@ PROBE_TIMEOUT_S = 60
 LOCK_TIMEOUT_S = 120
 LANE = "wheel"
 # What f5_tts imports as soon as it finds the package. ImportError gets an exit code of its own: only that is the wheel's fault.
-PROBE = """
+PROBE = r"""
 import sys, torch
 try:
     import flash_attn, flash_attn.bert_padding
     from flash_attn import flash_attn_func, flash_attn_varlen_func
 except ImportError as error:
-    print(error, file=sys.stderr)
+    sys.stderr.write(f"{error}\n")
     sys.exit(3)
 """
 _IMPORT_ERROR = 3
