@@ -17,9 +17,9 @@ from f5_worker.transfer import Item, Limits, Outcome
 
 __all__ = ["Item", "Limits", "Outcome", "fetch"]
 
-_TICK_S = 0.05
-_GREETING_S = 0.03  # for connecting and the first answer
-_FAST_BYTES_PER_S = 45e6  # of one connection; below it the line may bound each, and more of them bring more
+_TICK_S = 0.02
+_GREETING_S = 0.06  # for connecting and the first answer
+_FAST_BYTES_PER_S = 60e6  # of one connection; below it the line may bound each, and more of them bring more
 _JOIN_S = 0.6  # of the second in which a stop has to end
 
 

@@ -32,7 +32,7 @@ class Limits:
     """Knobs and bounds. A dead endpoint costs at most first_byte_s + 1 s, a stalled one first_byte_s + stall_window_s + 1 s."""
 
     connections: int = 24  # at most: as many as a line with a bound on each connection needs
-    first_connections: int = 6  # enough for a line without one
+    first_connections: int = 8  # enough for a line without one
     range_bytes: int = 16 * 1024 * 1024  # at most
     connect_s: float = 3.0
     first_byte_s: float = 3.0  # also for a connection that falls silent in the middle of a body
