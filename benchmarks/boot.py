@@ -37,7 +37,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--model", type=Path, help="models.json of a full-size model made before")
     parser.add_argument("--dir", help="where the store and the caches lie")
     args = parser.parse_args()

@@ -22,7 +22,7 @@ BARS_S = {"refused": 4, "black-holed connect": 4, "black-holed request": 4, "sta
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-broken-") as name:
         folder = Path(name)
