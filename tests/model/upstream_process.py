@@ -1,7 +1,7 @@
 """Runs upstream's unmodified load_model, load_vocoder and infer_process in a process of its own and saves what they give.
 
-Packages that upstream imports for training, plots and transcription and that are not installed here are replaced by empty modules, in this
-process only.
+Packages that upstream imports for training and plots and that are not installed here are replaced by empty modules, in this process only;
+so is transformers, which transcribes what is never transcribed here and trips over the empty modules.
 
 Argument: a JSON object with checkpoint, vocab, vocoder, arch, dtype, out
 and runs (wav, ref_text, gen_text, seed, nfe_step, speed).
@@ -30,7 +30,7 @@ class _Empty(ModuleType):
 
 
 def import_upstream() -> ModuleType:
-    absent = {name for name in TOP_LEVEL if importlib.util.find_spec(name) is None}
+    absent = {name for name in TOP_LEVEL if name == "transformers" or importlib.util.find_spec(name) is None}
     absent |= {name for name in SUBMODULES if name.split(".", maxsplit=1)[0] in absent}
     sys.modules.update({name: _Empty(name) for name in absent})
     if "matplotlib" in absent:
