@@ -248,6 +248,7 @@ def _verifies(name: str) -> bool:
 def _once(command: list[str], env: Mapping[str, str], out: Path, files: list[dict[str, object]], *, verify: bool) -> dict[str, float]:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
+    os.sync()  # what the one before wrote is still being written back, and a file system's journal waits for it
     cost = measure.run(command, env)
     written = sorted(
         (p for p in out.rglob("*") if p.is_file() and not p.is_symlink() and p.stat().st_size > 1_000_000), key=lambda p: -p.stat().st_size
