@@ -60,7 +60,8 @@ class Session:
                 continue
             transfer.begin(plan(transfer.size_bytes, finished))
             self._enqueue(transfer)
-        self.widen(min(self._limits.first_connections, self._limits.connections))
+        first = self._limits.first_tls_connections if self._context else self._limits.first_connections
+        self.widen(min(first, self._limits.connections))
 
     def widen(self, connections: int) -> None:
         """So many connections, if they have something to do, and the buffers for them."""

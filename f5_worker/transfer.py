@@ -33,6 +33,7 @@ class Limits:
 
     connections: int = 24  # at most: as many as a line with a bound on each connection needs
     first_connections: int = 8  # enough for a line without one
+    first_tls_connections: int = 3  # decrypting binds the cores: more connections wait for each other
     range_bytes: int = 16 * 1024 * 1024  # at most
     connect_s: float = 3.0
     first_byte_s: float = 3.0  # also for a connection that falls silent in the middle of a body

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -69,3 +70,14 @@ def only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
         real(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The fault matrix as a list: every rule that tests/integration proved through a fault, and over how many cases."""
+    ran = [(report.outcome, report) for key in ("passed", "failed") for report in terminalreporter.stats.get(key, [])]
+    rules = Counter((report.nodeid.partition("[")[0], outcome) for outcome, report in ran if report.when == "call")
+    faults = {rule: count for rule, count in sorted(rules.items()) if rule[0].startswith("tests/integration/")}
+    if faults:
+        terminalreporter.section(f"fault matrix: {len(faults)} rules, {sum(faults.values())} cases")
+        for (rule, outcome), count in faults.items():
+            terminalreporter.line(f"{outcome:<7}{count:>4}  {rule.removeprefix('tests/integration/')}")

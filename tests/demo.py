@@ -70,6 +70,8 @@ def main() -> int:
         second = boot("second", model, store)
         print_table(first, second)
         print_bucket(store)
+        env = os.environ | store.env(BUCKET) | model.env | {"MODEL_CACHE_DIR": str(OUT / "demo" / "cache-second")}
+        subprocess.run([sys.executable, "-m", "f5_worker", "cache", "status"], env=env, cwd=ROOT, check=True)
     same = (OUT / "first.wav").read_bytes() == (OUT / "second.wav").read_bytes()
     say(f"{shown(OUT / 'first.wav')} and {shown(OUT / 'second.wav')} are {'byte-identical' if same else 'DIFFERENT'}")
     from_bucket = {f["source"] for f in second["files"]} == {"bucket"} and second["hub_requests"] in {0, None}
