@@ -1,213 +1,266 @@
-"""English: written forms and how they are said."""
+"""English: rules for what is not written as it is said, in the order in which they claim their part of the text."""
 
-# ruff: noqa: SIM905 - lists of words read better as text
+# ruff: noqa: RUF001, SIM905 - other dashes, quotes and signs are meant; lists of words read better as text
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-from f5_worker.normalise import Rule
+from f5_worker.english_dates import DATE_RULES
+from f5_worker.english_forms import (
+    ADDRESS_MARKS,
+    BEFORE_NUMBER,
+    CURRENCIES,
+    LABELS,
+    LITERALS,
+    MATHS,
+    NUMBERED,
+    PER,
+    REGAL,
+    SCALES,
+    SHORTENED,
+    TITLES,
+    UNITS,
+    VULGAR,
+)
+from f5_worker.english_numbers import cardinal, code, digits, number, ordinal, pairs, plural
+from f5_worker.rewrite import Rule
+from f5_worker.shouting import CAPITALS
 
-_SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
-_SCALES = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"), (10**3, "thousand"), (100, "hundred"))
-_ORDINALS = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth", "twelve": "twelfth"}
-_MONTHS = "January February March April May June July August September October November December".split()
-_CURRENCIES = {
-    "$": ("dollar", "dollars", "cent", "cents"), "£": ("pound", "pounds", "penny", "pence"), "€": ("euro", "euros", "cent", "cents"),
-    "¥": ("yen", "yen", "sen", "sen"),
-}  # fmt: skip
-_UNITS = {
-    "km/h": ("kilometer per hour", "kilometers per hour"), "mph": ("mile per hour", "miles per hour"),
-    "m/s": ("meter per second", "meters per second"),
-    "km": ("kilometer", "kilometers"), "cm": ("centimeter", "centimeters"), "mm": ("millimeter", "millimeters"), "m": ("meter", "meters"),
-    "kg": ("kilogram", "kilograms"), "mg": ("milligram", "milligrams"), "g": ("gram", "grams"), "lb": ("pound", "pounds"),
-    "lbs": ("pound", "pounds"),
-    "oz": ("ounce", "ounces"), "ft": ("foot", "feet"), "mi": ("mile", "miles"), "l": ("liter", "liters"), "L": ("liter", "liters"),
-    "ml": ("milliliter", "milliliters"), "°C": ("degree Celsius", "degrees Celsius"), "°F": ("degree Fahrenheit", "degrees Fahrenheit"),
-    "°": ("degree", "degrees"), "kHz": ("kilohertz", "kilohertz"), "MHz": ("megahertz", "megahertz"), "GHz": ("gigahertz", "gigahertz"),
-    "Hz": ("hertz", "hertz"), "KB": ("kilobyte", "kilobytes"), "MB": ("megabyte", "megabytes"), "GB": ("gigabyte", "gigabytes"),
-    "TB": ("terabyte", "terabytes"), "kW": ("kilowatt", "kilowatts"), "W": ("watt", "watts"), "V": ("volt", "volts"),
-    "ms": ("millisecond", "milliseconds"), "min": ("minute", "minutes"), "hrs": ("hour", "hours"), "hr": ("hour", "hours"),
-    "%": ("percent", "percent"),
-}  # fmt: skip
-_TITLES = {"Mr": "Mister", "Mrs": "Missus", "Dr": "Doctor", "Prof": "Professor", "vs": "versus", "approx": "approximately"}
-_SAID_AS_WORDS = {"NASA", "NATO", "UNESCO", "UNICEF", "OPEC", "LASER", "RADAR", "COVID", "AIDS"}
-_FRACTIONS = {
-    "2": ("half", "halves"),
-    "4": ("quarter", "quarters"),
-    "3": ("third", "thirds"),
-    "5": ("fifth", "fifths"),
-    "8": ("eighth", "eighths"),
-}
-
-_INT = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
-_NUMBER = rf"(?:{_INT}(?:\.\d+)?)"
-_START = r"(?<![\w.,:/-])"
-_STOP = r"(?![\w])"
-_MONTH = "|".join(_MONTHS) + "|" + "|".join(f"{name[:3]}\\.?" for name in _MONTHS if name != "May") + "|Sept\\.?"
+Match = re.Match[str]
 
 
-def cardinal(number: int) -> str:
-    """1234 -> one thousand two hundred thirty-four."""
-    if number < 0:
-        return f"minus {cardinal(-number)}"
-    if number < 20:
-        return _SMALL[number]
-    if number < 100:
-        return _TENS[number // 10] + (f"-{_SMALL[number % 10]}" if number % 10 else "")
-    for value, name in _SCALES:
-        if number >= value:
-            rest = f" {cardinal(number % value)}" if number % value else ""
-            return f"{cardinal(number // value)} {name}{rest}"
-    raise AssertionError(number)
+def _any(forms: Iterable[str]) -> str:
+    return "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
 
 
-def ordinal(number: int) -> str:
-    """21 -> twenty-first."""
-    head, separator, last = re.fullmatch(r"(?:(.*)([ -]))?(\w+)", cardinal(number)).groups()  # type: ignore[union-attr]
-    ending = _ORDINALS.get(last) or (last[:-1] + "ieth" if last.endswith("y") else last + "th")
-    return f"{head or ''}{separator or ''}{ending}"
+_INT = r"(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d{1,2}(?:,\d\d)+,\d{3}(?!,?\d)|\d{1,3}(?: 000)+\b|\d+)"
+_NUMBER = rf"(?:{_INT}(?:\.\d+)?|(?<!\w)\.\d+)"
+_START = r"(?<![\w.,:/])"
+_MINUS = r"(?P<minus>(?<![\w)%°])[-−])?"
+_ONE = r"(?P<one>(?<=\ba )|(?<=\bA )|(?<=\ban ))?"  # a five dollar bill
+_SCALE = r"(?:[\s-]?(?P<scale>thousand|million|billion|trillion|mn|bn|tn)|(?P<letter>[kKmMbBT]))\b"
 
 
-def year(number: int) -> str:
-    """1999 -> nineteen ninety-nine; 2005 -> two thousand five."""
-    if number % 1000 < 10:
-        return cardinal(number)
-    low = "hundred" if number % 100 == 0 else f"oh {_SMALL[number % 100]}" if number % 100 < 10 else cardinal(number % 100)
-    return f"{cardinal(number // 100)} {low}"
+def _signed(match: Match) -> str:
+    return "minus " if match["minus"] else ""
 
 
-def digits(text: str) -> str:
-    """007 -> zero zero seven; separators are pauses."""
-    return " ".join(_SMALL[int(char)] for char in text if char.isdigit())
-
-
-def number(text: str) -> str:
-    """1,234.50 -> one thousand two hundred thirty-four point five zero; endless and zero-led ones digit by digit."""
-    whole, _, fraction = text.replace(",", "").partition(".")
-    said = digits(whole) if len(whole) > 15 or (len(whole) > 1 and whole[0] == "0") else cardinal(int(whole))
-    return f"{said} point {digits(fraction)}" if fraction else said
-
-
-def _currency(match: re.Match[str]) -> str:
-    one, many, small_one, small_many = _CURRENCIES[match["sign"]]
-    amount, scale = match["amount"].replace(",", ""), match["scale"]
-    if scale:
-        return f"{number(amount)} {scale} {many}"
+def _currency(match: Match) -> str:
+    found = match.groupdict()
+    one, many, small_one, small_many = CURRENCIES[match["sign"]]
+    if found.get("one") is not None and re.compile("[ -][a-z]").match(match.string, match.end()):
+        many, small_many = one, small_one
+    amount, scale = re.sub("[, ]", "", match["amount"]), match["scale"] or SCALES.get(match["letter"])
+    low = f"{number(found['low'])} to " if found.get("low") else ""
+    minus = "minus " if found.get("minus") else ""
     whole, _, fraction = amount.partition(".")
-    if fraction and len(fraction) != 2:
-        return f"{number(amount)} {many}"
-    cents = int(fraction or 0)
+    if scale or low or (fraction and (len(fraction) != 2 or not small_one)):
+        return f"{minus}{low}{number(amount)} {f'{SCALES.get(scale, scale)} ' if scale else ''}{many}"
+    cents, units = int(fraction or 0), whole.lstrip("0")
     small = f"{cardinal(cents)} {small_one if cents == 1 else small_many}"
-    if cents and not int(whole):
-        return small
-    large = f"{number(whole)} {one if int(whole) == 1 else many}"
-    return f"{large} and {small}" if cents else large
+    if cents and not units:
+        return minus + small
+    large = f"{number(units or '0')} {one if units == '1' else many}"
+    return f"{minus}{large} and {small}" if cents else minus + large
 
 
-def _time(match: re.Match[str]) -> str | None:
-    hour, minute, half = int(match["hour"]), int(match["minute"]), match["half"]
-    if hour > 24 or minute > 59:
+def _unit(match: Match) -> str | None:
+    one, many = UNITS[match["unit"]]
+    if match["unit"] == "s" and not match["gap"]:  # the 5s is a name
         return None
-    said = cardinal(hour) if half and minute == 0 else f"{cardinal(hour)} {_minute(minute)}"
-    return f"{said} {half[0].lower()}.m." if half else said
+    single = match["number"] == "1" or match["gap"] == "-" or match["one"] is not None
+    return f"{_signed(match)}{number(match['number'])} {one if single else many}"
 
 
-def _minute(minute: int) -> str:
-    return "o'clock" if minute == 0 else f"oh {_SMALL[minute]}" if minute < 10 else cardinal(minute)
-
-
-def _date(month: int, day: int, year_text: str | None) -> str | None:
-    if not (1 <= month <= 12 and 1 <= day <= 31):
+def _fraction(match: Match) -> str | None:
+    whole, unit = match["whole"], UNITS.get(match["unit"] or "")
+    top, bottom = map(int, (match["top"], match["bottom"]) if match["top"] else VULGAR[match["vulgar"]].split("/"))
+    if whole is None and match["top"] and (top == bottom or (top > 1 and bottom in {10, 100})):
+        return f"{cardinal(top)} out of {cardinal(bottom)}"  # 8/10 is a mark
+    if bottom < 2 or (whole and top >= bottom):
         return None
-    return f"{_MONTHS[month - 1]} {ordinal(day)}" + (f", {year(int(year_text))}" if year_text else "")
+    if bottom > 10 and bottom not in _PARTS:
+        return f"{cardinal(top)} over {cardinal(bottom)}"
+    part = {2: "half", 4: "quarter"}.get(bottom) or ordinal(bottom)
+    said = f"{cardinal(top)} {part if top == 1 else plural(part)}"
+    if whole:
+        said = f"{number(whole)} and {re.sub('^one (?=[^e])', 'a ', said)}"
+    if unit is None:
+        return said
+    return f"{said} {unit[1]}" if whole else f"{said} of {'an' if unit[0][0] in 'aeio' or unit[0] == 'hour' else 'a'} {unit[0]}"
 
 
-def _month_number(name: str) -> int:
-    return [month[:3] for month in _MONTHS].index(name[:3]) + 1
-
-
-def _unit(match: re.Match[str]) -> str:
-    one, many = _UNITS[match["unit"]]
-    return f"{_signed(match['sign'])}{number(match['number'])} {one if match['number'] == '1' else many}"
-
-
-def _signed(sign: str | None) -> str:
-    return "minus " if sign else ""
-
-
-def _fraction(match: re.Match[str]) -> str | None:
-    top, bottom = match["top"], match["bottom"]
-    if bottom not in _FRACTIONS or int(top) >= int(bottom):
+def _dotted(match: Match) -> str | None:
+    """192.168.1.1, 1.2.3, v2, version 3.10."""
+    parts, name = match["dotted"].split("."), match["name"]
+    if name is None and len(parts) < 3:
         return None
-    return f"{cardinal(int(top))} {_FRACTIONS[bottom][top != '1']}"
+    said = " dot ".join(map(code, parts)) if len(parts) == 4 else " point ".join(map(number, parts))
+    return f"version {said}" if name and name.startswith("v") and "version" not in name else f"{name or ''}{said}"
 
 
-def _address(match: re.Match[str]) -> str:
+def _groups(match: Match) -> str:
+    """Telephone and card numbers."""
+    groups = re.findall(r"\d+", match[0])
+    say = digits if max(map(len, groups)) > 2 else number
+    return ("plus " if match[0].startswith("+") else "") + ", ".join(map(say, groups))
+
+
+def _address(match: Match) -> str:
     text = re.sub(r"^https?://(?:www\.)?|/$", "", match[0])
-    for mark, word in ((".", "dot"), ("/", "slash"), ("@", "at"), ("-", "dash"), ("_", "underscore")):
-        text = text.replace(mark, f" {word} ")
-    return re.sub(r"\d+", lambda found: f" {digits(found[0])} ", text).strip().replace("  ", " ")
+    spaced = re.sub(r"\d+|[^\w\s]|_", lambda found: f" {ADDRESS_MARKS.get(found[0]) or digits(found[0])} ", text)
+    return " ".join(spaced.split())
 
 
-def _capitals(match: re.Match[str]) -> str | None:
-    words = match[0]
-    if words in _SAID_AS_WORDS or " " in words or (len(words) > 4 and re.search("[AEIOUY]", words)):
-        return words.capitalize()
-    return None
+def _spaced_range(match: Match) -> str | None:
+    low = re.compile(r".*?(\d+)$").match(match.string, max(0, match.start() - 6), match.start())
+    high = re.compile(r"\d+").match(match.string, match.end())
+    return " to " if low and high and len(high[0]) < 7 and int(low[1]) < int(high[0]) else None
 
 
-def _plain(match: re.Match[str]) -> str:
+def _per(match: Match) -> str | None:
+    near = match.string[max(0, match.start() - 25) : match.start()]
+    return f" per {PER[match[1]]}" if re.search(r"\d[^.!?]*$", near) else None
+
+
+def _by(match: Match) -> str:
+    """3 \u00d7 4 is a product, 3x4 a size."""
+    say = number if max(map(len, match.groups())) < 4 else code
+    return f"{say(match[1])} {'times' if ' ×' in match[0] else 'by'} {say(match[2])}"
+
+
+def _power(match: Match) -> str:
+    return f"{number(match[1])} times ten to the power of {'minus ' if match[2] == '-' else ''}{number(match[3])}"
+
+
+def _titled(match: Match) -> str | None:
+    before = match.string[max(0, match.start() - 30) : match.start()]
+    street = match[0] == "St." and re.search(r"[\w,] (?!Mount|Lake|Fort)[A-Z][a-z]+ $", before)
+    return "Street." if street else TITLES[match[1] or match[2]]
+
+
+def _plain(match: Match) -> str | None:
     text = match["number"]
-    is_year = len(text) == 4 and (1900 <= int(text) <= 2099 if text.isdigit() else False)
-    said = year(int(text)) if is_year else digits(text) if text.isdigit() and len(text) >= 7 else number(text)
-    return _signed(match["sign"]) + said
+    if text.isdecimal() and len(text) > 2 and re.compile(r"s\b").match(match.string, match.end()):
+        return None  # 747s
+    if text.isdecimal() and len(text) == 4 and 1900 <= int(text) <= 2099:
+        return _signed(match) + pairs(int(text))
+    long_name = text.isdecimal() and len(text) >= 7 and not text.endswith("000")
+    said = digits(text) if long_name else number(text)
+    glued = match.string[match.end() : match.end() + 1].isalpha()
+    return _signed(match) + (code(text) if glued and text.isdecimal() else said) + " " * glued
 
+
+def _inside_name(match: Match) -> str:
+    """B52s, MP3, v2beta."""
+    before = match.string[max(0, match.start() - 1) : match.start()]
+    after = match.string[match.end() : match.end() + 1]
+    said = plural(code(match[1])) if match[2] else code(match[1])
+    return " " * before.isalnum() + said + " " * after.isalpha()
+
+
+def _roman(text: str) -> int:
+    values = [{"I": 1, "V": 5, "X": 10, "L": 50}[letter] for letter in text]
+    return sum(-value if value < max(values[at:]) else value for at, value in enumerate(values))
+
+
+def _shortened(match: Match) -> str:
+    at_end = match["goes_on"] is None and match[1] not in _NEVER_LAST
+    return SHORTENED[match[1]] + "." * at_end
+
+
+_PARTS = frozenset({12, 16, 20, 24, 32, 64, 100, 1000})
+_NEVER_LAST = frozenset({"vs", "approx", "dept", "Dept", "Univ", "Assn"})
+_TLD = r"(?:com|org|net|edu|gov|io|dev|ai|info|co\.uk)"
+_ADDRESSES = (
+    r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}\b|\b(?:https?://|www\.)[^\s,;!<>\"]*[\w/]",
+    rf"(?<![\w.@-])(?:[A-Za-z0-9][a-z0-9-]{{0,62}}\.){{1,4}}{_TLD}\b(?:/[^\s,;!<>\"]*[\w/])?",
+)
+_TELEPHONES = (
+    r"(?<![\w.-])(?:(?:\+\d{1,3}|\d)[ .-])?\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?!\w)",
+    r"(?<!\w)\+\d[\d ().-]{6,18}\d(?!\w)",
+    r"(?<![\w-])\d{3}-\d{4}(?![\w-])",
+    r"(?<!\w)\d{4}(?:[ -]\d{4}){3}(?!\w)",  # cards
+    r"(?<![\w-])\d{1,20}(?:-\d{1,20}){2,8}(?![\w-])",  # 123-45-6789
+    r"(?<![\w-])\d{5}-\d{4}(?!\w)",
+    r"(?<![\w.,])0\d{2,4}(?: \d{3,4}){1,2}(?!\w)",
+    r"(?i:(?<=call |dial )(?:911|999|112|311|411))\b",
+)
+_YEAR_AFTER = "|".join(f"(?<={word} )" for word in "[Ii]n [Bb]y [Oo]f [Ss]ince [Uu]ntil [Ff]rom circa c\\. ca\\. year late early".split())
+_NO_COUNT = r"(?![\w%°]|[,.:]\d| (?!was|is|has|his|as|its|this|us\b)[a-z]+s\b)"
+_VERSIONED = "v\\.? ?|[Vv]ersion |[Rr]elease |Python |iOS |Android |macOS |Ubuntu |CUDA "
+_CODES = "USD|EUR|GBP|JPY|INR|CNY|RMB|CHF|AUD|CAD"
+# Where a dash between numbers means from and to.
+_RANGE = r"(?<=[\d%°])|(?<=\d[a-zA-Z])|(?<=[\d°][a-zA-Z]{2})|(?<=\d [a-z]{2})|(?<=°[CF])|(?<=[ap]\.m\.)"
 
 RULES: list[Rule] = [
-    (re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b|https?://[^\s,;!?]+[\w/]|\bwww\.[^\s,;!?]+[\w/]"), _address),
+    (re.compile(rf"(?<![\w/])(?:{_any(LITERALS)})(?![\w/])"), lambda m: LITERALS[m[0]]),
+    (re.compile("|".join(_ADDRESSES)), _address),
     (
-        re.compile(rf"(?P<sign>[$£€¥])\s?(?P<amount>{_NUMBER})(?:\s?(?P<scale>thousand|million|billion|trillion)\b)?(?![\d])"),
-        _currency,
+        re.compile(
+            rf"{_ONE}{_MINUS}(?<![A-Za-z])(?P<sign>[A-Z]{{0,2}}\$|[£€¥₹₩₽₿]|\b(?:{_CODES})\b)\s?"
+            rf"(?:(?P<low>{_NUMBER})\s?[-–]\s?)?(?P<amount>{_NUMBER})(?:{_SCALE})?(?!\d)"
+        ),
+        lambda m: _currency(m) if m["sign"] in CURRENCIES else None,
     ),
-    (re.compile(rf"{_START}(?P<amount>{_NUMBER})(?P<scale>)\s?(?P<sign>[€£])"), _currency),
-    (re.compile(rf"{_START}(?P<hour>\d{{1,2}}):(?P<minute>\d\d)(?:\s?(?P<half>[AaPp])\.?[Mm]\b\.?)?(?![\d:])"), _time),
-    (re.compile(rf"{_START}(\d{{1,2}})\s?([ap])\.?m\b\.?", re.IGNORECASE), lambda m: f"{cardinal(int(m[1]))} {m[2].lower()}.m."),
-    (re.compile(r"\b(\d{4})-(\d\d)-(\d\d)\b"), lambda m: _date(int(m[2]), int(m[3]), m[1])),
-    (re.compile(r"\b(\d{1,2})/(\d{1,2})/(\d{4})\b"), lambda m: _date(int(m[1]), int(m[2]), m[3])),
+    (re.compile(rf"{_START}(?P<amount>{_NUMBER})(?:{_SCALE})?\s?(?P<sign>[€£¢]|(?:{_CODES})\b)"), _currency),
+    *DATE_RULES,
+    (re.compile("|".join(_TELEPHONES)), _groups),
+    (re.compile(r"(?<![\w.,])(\d{1,3}(?:,\d{3}){1,4}|\d{1,12})(?i:st|nd|rd|th)\b"), lambda m: ordinal(int(m[1].replace(",", "")))),
+    (re.compile(rf"(?:{_YEAR_AFTER})(1\d\d\d|20\d\d){_NO_COUNT}"), lambda m: pairs(int(m[1]))),
     (
-        re.compile(rf"\b({_MONTH}) (\d{{1,2}})(?:st|nd|rd|th)?(?:,? (\d{{4}}))?{_STOP}"),
-        lambda m: _date(_month_number(m[1]), int(m[2]), m[3]),
+        re.compile(
+            rf"{_START}(?:(?P<whole>\d{{1,3}}) ?)??"
+            rf"(?:(?P<vulgar>[{''.join(VULGAR)}])|(?<!\d)(?P<top>\d{{1,3}})[/⁄](?P<bottom>\d{{1,4}})(?![\w/]))"
+            rf"(?:\s?(?P<unit>{_any(UNITS)})(?!\w))?"
+        ),
+        _fraction,
     ),
+    (re.compile(rf"{_ONE}{_START}{_MINUS}(?P<number>{_NUMBER})(?P<gap>[\s-]?)(?P<unit>{_any(UNITS)})(?!\w)(?:\.(?= [a-z]))?"), _unit),
+    (re.compile(rf"{_START}(\d{{1,2}})['’′](\d{{1,2}})(?:\"|”|″|'')"), lambda m: f"{number(m[1])} foot {number(m[2])}"),
+    (re.compile(rf"(?<=[a-z\d€£¢])/({_any(PER)})\b"), _per),
     (
-        re.compile(rf"{_START}(\d{{1,2}})(?:st|nd|rd|th)? ({_MONTH})(?:,? (\d{{4}}))?{_STOP}"),
-        lambda m: _date(_month_number(m[2]), int(m[1]), m[3]),
+        re.compile(
+            rf"(?<![\w.])(?P<name>{_VERSIONED})?"
+            r"(?P<dotted>(?<!\w)\d{1,9}(?:\.\d{1,9}){2,8}|(?<=[ v.])\d{1,9}(?:\.\d{1,9}){1,8}|(?<=v)\d{1,9})(?!\w|\.\d)"
+        ),
+        _dotted,
     ),
+    (re.compile(rf"{_START}(\d{{1,5}}) ?[x×] ?(\d{{1,5}})(?!\w)"), _by),
+    (re.compile(rf"{_START}({_NUMBER})[x×](?!\w)"), lambda m: f"{number(m[1])} times"),
+    (re.compile(rf"{_START}(\d+(?:\.\d+)?)k\b(?! (?:run|race|resolution|video|monitor|TV)\b)"), lambda m: f"{number(m[1])} thousand"),
     (
-        re.compile(r"\b(1[1-9]|20)(\d0)s\b"),
-        lambda m: f"{cardinal(int(m[1]))} {_TENS[int(m[2][0])].removesuffix('y')}ies" if m[2] != "00" else None,
+        re.compile(rf"{_START}(\d+\.\d+|\d\d+|[124-9])([MB])(?= (?:people|(?!was|is|has|as)[a-z]+s)\b)"),
+        lambda m: f"{number(m[1])} {SCALES[m[2]]}",
     ),
-    (re.compile(rf"{_START}({_INT})(?:st|nd|rd|th)\b"), lambda m: ordinal(int(m[1].replace(",", "")))),
-    (re.compile(r"(?<=[Ii]n |[Bb]y |[Oo]f )(1[1-9]\d\d|20\d\d)(?![\w%,.]*\d)(?!\w)"), lambda m: year(int(m[1]))),
-    (re.compile(rf"{_START}(?P<sign>[-\u2212])?(?P<number>{_NUMBER})\s?(?P<unit>{'|'.join(map(re.escape, _UNITS))})(?![\w/])"), _unit),
-    (re.compile(rf"{_START}(?P<top>\d)/(?P<bottom>\d){_STOP}(?!/)"), _fraction),
-    (re.compile(rf"{_START}(\d+(?:\.\d+){{2,}}){_STOP}"), lambda m: " point ".join(cardinal(int(part)) for part in m[1].split("."))),
-    (re.compile(r"(?<![\w-])\+?\(?\d{3}\)?[- ]\d{3}[- ]\d{4}\b"), lambda m: ", ".join(digits(part) for part in re.findall(r"\d+", m[0]))),
+    (re.compile(rf"{_START}({_NUMBER})[eE]([+-])(\d{{1,3}})(?!\w)"), _power),
+    (re.compile(r"(?<=\d)\s?[-−–]\s?(?=\d+(?:\.\d+)?\s?=)"), lambda _: " minus "),
+    (re.compile(r"(?<=\d) [-–] (?=\d)"), _spaced_range),
+    (re.compile(rf"(?:{_RANGE})[-–](?=[$£€¥]?\.?\d)|(?<=[apAP][mM]) [-–] (?=\d)"), lambda _: " to "),
+    (re.compile(rf"{_START}(\d{{1,3}}):(\d{{1,3}})(?![\d:])"), lambda m: f"{number(m[1])} to {number(m[2])}"),
+    (re.compile(r"#(?=\d)"), lambda _: "number "),
+    (re.compile(r"(?<![\w#])#(?=[A-Za-z])"), lambda _: "hashtag "),
+    (re.compile(rf"\b({_any(LABELS)})\.\s?(?=\d)"), lambda m: f"{LABELS[m[1]]} "),
     (
-        re.compile(rf"{_START}(\d{{1,3}})\s?[-\u2013]\s?(\d{{1,3}}){_STOP}(?![-.]\d)"),
-        lambda m: f"{cardinal(int(m[1]))} to {cardinal(int(m[2]))}",
+        re.compile(r"(?<=\d)\s?([+=×*÷^≠<>≤≥])\s?(?=-?[$£€]?\d)|(?<=\w) ([+=×÷]) (?=\w)|(?<=\w)(=)(?=\w)"),
+        lambda m: f" {MATHS[m[1] or m[2] or m[3]]} ",
     ),
-    (re.compile(rf"{_START}24/7{_STOP}"), lambda _: "twenty-four seven"),
-    (re.compile(rf"{_START}(\d{{1,3}}):(\d{{1,3}})(?![\d:])"), lambda m: f"{cardinal(int(m[1]))} to {cardinal(int(m[2]))}"),
-    (re.compile(rf"#(\d+){_STOP}"), lambda m: f"number {number(m[1])}"),
-    (re.compile(r"\bNo\. (?=\d)"), lambda _: "number "),
-    (re.compile(rf"(?<![\w.,])(?P<sign>(?<![\w)])[-\u2212])?(?P<number>{_NUMBER})"), _plain),
-    (re.compile(rf"\b({'|'.join(_TITLES)})\.(?= )"), lambda m: _TITLES[m[1]]),
+    (re.compile(r"(?<=[\d%])\+(?!\w)"), lambda _: " plus"),
+    (re.compile(r"(?<![\w<>=-])([~≈±<>≤≥+№§])\s?(?=[$£€]?\.?\d)"), lambda m: f"{BEFORE_NUMBER[m[1]]} "),
+    (re.compile(rf"(?<![\w.])(?P<minus>(?<![\w)%°])[-−])?(?P<number>{_NUMBER})"), _plain),
+    (re.compile(r"(\d+)(s\b)?"), _inside_name),
+    (re.compile(r"(?<=\d),(?=\d)"), lambda _: ", "),
+    (re.compile(r"(?<=[^\W\d_])([²³])"), lambda m: " squared" if m[1] == "²" else " cubed"),
+    (re.compile(rf"\b(Mr|Mrs|Dr|Prof|St)\b\.?(?= [A-Z])|\b({_any(TITLES)})\.(?= [A-Z])"), _titled),
     (re.compile(r"\be\.g\.,?|\bi\.e\.,?"), lambda m: "for example," if m[0].startswith("e") else "that is,"),
+    (re.compile(r"\bvs\b(?!\.)"), lambda _: "versus"),
+    (re.compile(rf"\b({_any(SHORTENED)})\.(?P<goes_on>(?=[,;:)]|\s[a-z(&\d]))?"), _shortened),
     (re.compile(r"\s&\s"), lambda _: " and "),
-    (re.compile(r"(?<=\d )([+=\u00d7])(?= ?\d)"), lambda m: {"+": "plus", "=": "equals", "\u00d7": "times"}[m[1]]),
-    (re.compile(r"\b[A-Z]{2,}(?: [A-Z]{2,}){2,}\b|\b[A-Z]{2,}\b"), _capitals),
+    (re.compile(r"(?<=[A-Z])&(?=[A-Z])"), lambda _: " and "),
+    (re.compile(r"(?<!\w)@(?=\w)"), lambda _: "at "),
+    (re.compile(rf"\b({'|'.join(NUMBERED)}) ([IVXL]{{2,7}}|[IVX])(?![\w'’])"), lambda m: f"{m[1]} {cardinal(_roman(m[2]))}"),
+    (re.compile(rf"\b({'|'.join(REGAL)}) ([IVX]{{2,5}}|[VX])(?![\w'’])"), lambda m: f"{m[1]} the {ordinal(_roman(m[2]))}"),
+    CAPITALS,
 ]

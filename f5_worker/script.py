@@ -1,16 +1,33 @@
-"""A text as the list of what is done to speak it: chunks of words that fit one pass of the model, and pauses."""
+"""A text as the list of what is done to speak it: chunks of words that fit one pass of the model, by whom, and pauses."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 
 from f5_worker import text as texts
 from f5_worker.errors import RequestError, TextEmpty
-from f5_worker.normalise import Spoken, normalise
+from f5_worker.rewrite import Rewritten, Rule, apply
 
 MAX_PAUSE_S = 30.0
-_PAUSE = re.compile(r"\s*\[pause:\s*(\d+(?:\.\d+)?)\s*(ms|s)\]\s*")
+FIRST_VOICE = "default"  # [voice:default], unless a voice of the request has that name
+_TAG = re.compile(r"\s*\[(pause|voice):([^\[\]\n]*)\]\s*", re.IGNORECASE)
+_PAUSE = re.compile(r"\s*(\d{1,5}(?:\.\d{1,3})?)\s*(ms|s)\s*", re.IGNORECASE)
+_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana, Han
+# What a subtitle can show alone: a word, or a character of these scripts.
+_TOKEN = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+_SINGLE = re.compile(f"[{_UNSPACED}]")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters spoken_start to spoken_end of a chunk's spoken text stand for start to end of the text as it was sent."""
+
+    spoken_start: int
+    spoken_end: int
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -19,6 +36,8 @@ class Chunk:
 
     spoken: str
     written: str
+    spans: tuple[Span, ...]  # the words in order; they touch no other and leave out only spaces of `spoken`
+    voice: str | None = None  # alias; None: the voice that the text began with
     pause_before_s: float = 0.0
 
 
@@ -29,56 +48,151 @@ class Script:
     warnings: list[tuple[str, str]]
 
 
-def plan(text: str, max_bytes: int, *, normalize: bool = True, language: str | None = None, tags: bool = False) -> Script:
-    """Cut the text into chunks of at most max_bytes UTF-8 bytes of spoken text.
+@dataclass(frozen=True)
+class _Part:
+    """Characters start to end of the cleaned text, in one voice, without a pause inside."""
+
+    start: int
+    end: int
+    voice: str | None
+    pause_before_s: float
+
+
+def plan(
+    text: str,
+    max_bytes: Callable[[str | None], int],
+    *,
+    normalize: bool = True,
+    language: str | None = None,
+    tags: bool = False,
+    voices: Collection[str] = (),
+    first_bytes: int | None = None,
+) -> Script:
+    """Cut the text into chunks that fit one pass of the model.
 
     Args:
+        max_bytes: UTF-8 bytes of spoken text that one pass can say in a voice; None is the voice that the text begins with.
         normalize: Numbers, dates, amounts and the like are spoken as words.
         language: What the text is in, None to tell by the text.
-        tags: `[pause:1.5s]` and `[pause:300ms]` are silences; else they are text.
+        tags: `[pause:1.5s]` and `[pause:300ms]` are silences, `[voice:id]` is who speaks from there on, `[voice:]` and
+            `[voice:default]` the first voice again; else they are text.
+        voices: The ids that tags may name.
+        first_bytes: The first chunk has at most so many bytes, to be heard soon.
     Raises:
         TextEmpty, TextTooLong: the text cannot be spoken.
-        RequestError: a pause is longer than MAX_PAUSE_S.
+        RequestError: a tag is wrong: a pause longer than MAX_PAUSE_S, an unknown voice.
     """
     cleaned = texts.clean(text)
+    parts, pause_after_s = _parts(cleaned.text, voices) if tags else ([_Part(0, len(cleaned.text), None, 0.0)], 0.0)
+    rules = _rules(" ".join(cleaned.text[part.start : part.end] for part in parts), language) if normalize else []
     chunks: list[Chunk] = []
-    pause_s, unknown = 0.0, False
-    for part, pause_after_s in _parts(cleaned) if tags else [(cleaned, 0.0)]:
-        if any(char.isalnum() for char in part):
-            spoken = normalise(part, language) if normalize else Spoken(part)
-            unknown |= spoken.language_unknown
-            chunks += _chunks(part, spoken, max_bytes, pause_s)
-            pause_s = 0.0
-        pause_s += pause_after_s
+    for part in parts:
+        limits = max_bytes(part.voice), None if chunks else first_bytes
+        chunks += _chunks(cleaned, part, apply(cleaned.text[part.start : part.end], rules), *limits)
     if not chunks:
         raise TextEmpty("the text holds nothing that can be spoken: pass at least one word")
-    return Script(chunks, pause_s, _warnings(unknown=unknown))
+    return Script(chunks, pause_after_s, _warnings(chunks) if normalize else [])
 
 
-def _parts(text: str) -> list[tuple[str, float]]:
-    """(text, seconds of silence after it), in order."""
-    parts, at = [], 0
-    for match in _PAUSE.finditer(text):
-        seconds = float(match[1]) / (1000 if match[2] == "ms" else 1)
-        if seconds > MAX_PAUSE_S:
-            raise RequestError(f"{match[0].strip()}: a pause lasts at most {MAX_PAUSE_S:g} s")
-        parts.append((text[at : match.start()], seconds))
-        at = match.end()
-    return [*parts, (text[at:], 0.0)]
+def _rules(text: str, language: str | None) -> list[Rule]:
+    from f5_worker.normalise import rules_for  # noqa: PLC0415 - compiles a hundred patterns
+
+    return rules_for(text, language)
 
 
-def _chunks(part: str, spoken: Spoken, max_bytes: int, pause_s: float) -> list[Chunk]:
+def _parts(text: str, voices: Collection[str]) -> tuple[list[_Part], float]:
+    """What is spoken between the tags, and the seconds of silence after it."""
+    parts: list[_Part] = []
+    voice, pause_s, at = None, 0.0, 0
+    for match in [*_TAG.finditer(text), None]:
+        part = _Part(at, match.start() if match else len(text), voice, pause_s)
+        if any(char.isalnum() for char in text[part.start : part.end]):
+            parts.append(part)
+            pause_s = 0.0
+        if match and match[1].lower() == "pause":
+            pause_s += _seconds(match[0].strip(), match[2])
+        elif match:
+            voice = _voice(match[0].strip(), match[2].strip(), voices)
+        at = match.end() if match else at
+    return parts, pause_s
+
+
+def _seconds(tag: str, asked: str) -> float:
+    match = _PAUSE.fullmatch(asked)
+    if match is None:
+        raise RequestError(f"{tag}: write a pause as [pause:1.5s] or [pause:300ms]")
+    seconds = float(match[1]) / (1000 if match[2].lower() == "ms" else 1)
+    if seconds > MAX_PAUSE_S:
+        raise RequestError(f"{tag}: a pause lasts at most {MAX_PAUSE_S:g} s")
+    return seconds
+
+
+def _voice(tag: str, asked: str, voices: Collection[str]) -> str | None:
+    if asked in voices:
+        return asked
+    if asked in {"", FIRST_VOICE}:
+        return None
+    known = ", ".join(sorted(voices)) or "none, because the request has no `voices`"
+    raise RequestError(f"{tag}: there is no such voice; known are: {known}")
+
+
+def _chunks(cleaned: Rewritten, part: _Part, spoken: Rewritten, max_bytes: int, first_bytes: int | None) -> list[Chunk]:
     chunks: list[Chunk] = []
-    for start, end in texts.spans(spoken.text, max_bytes):
-        written_start, written_end = spoken.written(start, end)
-        said, written = (" ".join(piece.split()) for piece in (spoken.text[start:end], part[written_start:written_end]))
-        if any(char.isalnum() for char in said):
-            chunks.append(Chunk(said, written, 0.0 if chunks else pause_s))
-        elif chunks and said:  # marks that no word carries belong to the words before
-            chunks[-1] = Chunk(chunks[-1].spoken, f"{chunks[-1].written} {written}", chunks[-1].pause_before_s)
+    for start, end in _bounds(spoken.text, max_bytes, first_bytes):
+        written_start, written_end = spoken.source(start, end)
+        written = " ".join(spoken.written[written_start:written_end].split())
+        if any(char.isalnum() for char in spoken.text[start:end]):
+            said, spans = _words(cleaned, part, spoken, start, end)
+            chunks.append(Chunk(said, written, spans, part.voice, 0.0 if chunks else part.pause_before_s))
+        elif chunks and written:  # marks that no word carries belong to the words before
+            chunks[-1] = replace(chunks[-1], written=f"{chunks[-1].written} {written}")
     return chunks
 
 
-def _warnings(*, unknown: bool) -> list[tuple[str, str]]:
+def _bounds(text: str, max_bytes: int, first_bytes: int | None) -> list[tuple[int, int]]:
+    if first_bytes is None or first_bytes >= max_bytes or len(text.encode()) <= first_bytes:
+        return texts.spans(text, max_bytes)
+    first = texts.spans(text[: 4 * first_bytes], first_bytes)[0][1]
+    return [(0, first), *((first + start, first + end) for start, end in texts.spans(text[first:], max_bytes))]
+
+
+def _words(cleaned: Rewritten, part: _Part, spoken: Rewritten, start: int, end: int) -> tuple[str, tuple[Span, ...]]:
+    """The spoken text of a chunk with single spaces, and where its words come from."""
+    said = ""
+    spans: list[Span] = []
+    for word_start, word_end in _grouped(spoken, start, end):
+        said += " " if said and spoken.text[word_start - 1].isspace() else ""
+        source_start, source_end = spoken.source(word_start, word_end)
+        sent = cleaned.source(part.start + source_start, part.start + source_end)
+        words = " ".join(spoken.text[word_start:word_end].split())
+        spans.append(Span(len(said), len(said) + len(words), *sent))
+        said += words
+    return said, tuple(spans)
+
+
+def _grouped(spoken: Rewritten, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Words of the spoken text; those that stand for one written word are one, and marks go with the word before."""
+    group: tuple[int, int] | None = None
+    for match in _TOKEN.finditer(spoken.text, start, end):
+        if group is None:
+            group = match.span()
+        elif _belongs(spoken, group, match):
+            group = group[0], match.end()
+        else:
+            yield group
+            group = match.span()
+    if group:
+        yield group
+
+
+def _belongs(spoken: Rewritten, group: tuple[int, int], match: re.Match[str]) -> bool:
+    end, start = spoken.source(*group)[1], spoken.source(*match.span())[0]
+    one_word = start < end or (start == end and not _SINGLE.search(spoken.written[max(0, end - 1) : start + 1]))
+    marks = not any(map(str.isalnum, match[0])) or not any(map(str.isalnum, spoken.text[slice(*group)]))
+    return one_word or marks
+
+
+def _warnings(chunks: list[Chunk]) -> list[tuple[str, str]]:
     message = "digits are left as written, because rules exist for English and Chinese only: write numbers as words"
-    return [("NUMBERS_NOT_NORMALISED", message)] if unknown else []
+    left = any(char.isdecimal() for chunk in chunks for char in chunk.spoken)
+    return [("NUMBERS_NOT_NORMALISED", message)] if left else []

@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import math
 import re
+import string
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise
 
 from f5_worker.errors import TextEmpty, TextTooLong
+from f5_worker.rewrite import Claim, Rewritten
 
 MAX_CHARS = 50_000
 SHORT_BYTES = 10  # F5-TTS speaks shorter chunks at a third of the speed
-_SPACES = re.compile(r"[^\S\n]+")
-_LINES = re.compile(r" ?\n[\n ]*")
-_CLOSERS = r"[\"'”’»)\]」』】）》]*"
-# A sentence ends at a mark followed by a space, at a CJK, Arabic or Indic mark, or at a line's end.
-_SENTENCE = re.compile(rf"(?:[.!?…]+{_CLOSERS}(?=\s)|[。！？｡؟۔।॥]+{_CLOSERS}|……{_CLOSERS}|(?=\n))\s*")
-_CLAUSE = re.compile(rf"(?:[,;:]{_CLOSERS}(?=\s)|[，；：、،؛]{_CLOSERS}|\s[–—-](?=\s)|—)\s*")
+_FULL_WIDTH = {ord(char) + 0xFEE0: char for char in f"%{string.digits}{string.ascii_letters}"}
+_PLAIN = str.maketrans(_FULL_WIDTH | {"\u2010": "-", "\u2011": "-", "\u2028": "\n", "\u2029": "\n"})
+_BLANK = re.compile(r"[\0 \n]+")  # \0 stands for a character that is not seen
+_NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai to Khmer, kana, Han
+_CLOSERS = r"(?:[\"'”’“‘»)\]」』】）》]|(?<=[.!?…]) ?»)*"
+# A sentence ends at a mark followed by a space, at a mark of a script without spaces or with marks of its own, and at a line's end.
+_SENTENCE = re.compile(
+    rf"(?:[.!?…]+{_CLOSERS}(?=\s|[{_NO_SPACES}])|[。！？｡؟۔।॥։።။។།༎]+{_CLOSERS}|……{_CLOSERS}|(?=\n))\s*",
+)
+_CLAUSE = re.compile(rf"(?:[,;:]{_CLOSERS}(?=\s|[{_NO_SPACES}])|[，；：、،؛]{_CLOSERS}|\s[–—-](?=\s)|—|(?=\n))\s*")
 _WORD = re.compile(r"\s+")
 # Never the end of a sentence; those in _MAYBE_END are one when a capital follows.
 _ABBREVIATIONS = frozenset(
@@ -31,16 +37,16 @@ _ABBREVIATIONS = frozenset(
         """
         mr mrs ms dr prof st mt gen col capt lt sgt rev hon gov sen rep pres vs no nos fig figs vol pp eq sec ch e.g i.e cf al approx
         dept est jan feb mar apr jun jul aug sep sept oct nov dec mon tue wed thu fri sat sun z.b d.h u.a bzw ca nr str hr fr
-        mme mlle m sra srta ud uds
+        mme mlle m sra srta ud uds u.s u.k т.е т.д т.п г ул др p.ej
         """,
     )
 )
-_MAYBE_END = frozenset({"etc", "inc", "ltd", "co", "corp", "bros", "jr", "sr", "a.m", "p.m", "u.s", "u.k", "usw"})
-_LAST_WORD = re.compile(r"([^\s(\[\"“'‘]+)\.$")
+_MAYBE_END = frozenset({"etc", "inc", "ltd", "co", "corp", "bros", "jr", "sr", "a.m", "p.m", "usw"})
+_LAST_WORD = re.compile(r"([^\s(\[\"“'‘«]+)\.$")
 
 
-def clean(text: str) -> str:
-    """Composed characters, single spaces and line breaks; no control or invisible characters.
+def clean(text: str) -> Rewritten:
+    """Composed characters, single spaces, line breaks (two between paragraphs); no control or invisible characters.
 
     Raises:
         TextTooLong: more than MAX_CHARS characters.
@@ -48,21 +54,51 @@ def clean(text: str) -> str:
     """
     if len(text) > MAX_CHARS:
         raise TextTooLong(f"the text has {len(text)} characters, at most {MAX_CHARS} are allowed: split it into several jobs")
-    composed = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    visible = "".join(_visible(char) for char in composed)
-    cleaned = _LINES.sub("\n", _SPACES.sub(" ", visible)).strip()
-    if not any(char.isalnum() for char in cleaned):
+    visible = _same_length(text)
+    cleaned = Rewritten(visible, tuple(sorted([*_compositions(visible), *_blanks(visible)])))
+    if not any(char.isalnum() for char in cleaned.text):
         raise TextEmpty("the text holds nothing that can be spoken: pass at least one word")
     return cleaned
 
 
+def _same_length(text: str) -> str:
+    """The text with a character for each: what is not seen becomes \\0, every other blank a space or a line break."""
+    lines = text.replace("\0", " ").replace("\r\n", "\0\n").replace("\r", "\n").translate(_PLAIN)
+    return lines.translate({ord(char): _visible(char) or "\0" for char in set(lines) if char not in "\n\0"})
+
+
 def _visible(char: str) -> str:
-    if char == "\n" or char in "\u2028\u2029":
-        return "\n"
-    category = unicodedata.category(char)
-    if category == "Cf":  # zero-width joiners, direction marks, soft hyphens, byte order marks
+    if char.isprintable():
+        return char
+    if unicodedata.category(char) == "Cf":  # zero-width joiners, direction marks, soft hyphens, byte order marks
         return ""
-    return " " if category in {"Cc", "Cs", "Co", "Cn", "Zs"} else char
+    return "\n" if char in "\n\r\u2028\u2029" else " "  # the other kinds are controls, halves of pairs, private, unassigned, spaces
+
+
+def _blanks(text: str) -> Iterator[Claim]:
+    for match in _BLANK.finditer(text):
+        start, end = match.span()
+        at_edge = start == 0 or end == len(text)
+        blank = "" if at_edge else "\n\n" if match[0].count("\n") > 1 else "\n" if "\n" in match[0] else " " if " " in match[0] else ""
+        if blank != match[0]:
+            yield start, end, blank
+
+
+def _compositions(text: str) -> Iterator[Claim]:
+    """Letters followed by marks that make one character with them."""
+    if unicodedata.is_normalized("NFC", text):
+        return
+    start = 0
+    for end in range(1, len(text) + 1):
+        if end == len(text) or not _joins(text[end]):
+            composed = unicodedata.normalize("NFC", text[start:end])
+            if composed != text[start:end]:
+                yield start, end, composed
+            start = end
+
+
+def _joins(char: str) -> bool:
+    return unicodedata.category(char).startswith("M") or "\u1160" <= char <= "\u11ff"  # marks; Hangul vowels and final consonants
 
 
 def spans(text: str, max_bytes: int) -> list[tuple[int, int]]:
@@ -71,7 +107,7 @@ def spans(text: str, max_bytes: int) -> list[tuple[int, int]]:
     The spans touch; white space at their ends does not count.
     """
     max_bytes = max(max_bytes, 4)  # any single character fits
-    packed = _pack(_split_sentences(text), max_bytes, max_bytes, (_split_clauses, _split_words, list))
+    packed = _pack(_split_sentences(text), max_bytes, max_bytes, (_split_clauses, _split_words, _split_letters, list))
     ends = list(accumulate(sum(map(len, atoms)) for atoms in _without_short_end(packed, max_bytes)))
     return list(pairwise([0, *ends]))
 
@@ -102,21 +138,27 @@ def _composes(text: str, position: int) -> bool:
 _Splitter = Callable[[str], list[str]]
 
 
-def _pack(atoms: list[str], max_bytes: int, target: int, finer: tuple[_Splitter, ...]) -> list[list[str]]:
-    """Fill chunks with atoms up to target bytes; an atom longer than max_bytes is cut by the next finer splitter."""
-    chunks: list[list[str]] = [[]]
-    size = 0
+def _pack(atoms: list[str], max_bytes: int, target: int, finer: tuple[_Splitter, ...], begun: tuple[str, ...] = ()) -> list[list[str]]:
+    """Fill chunks with atoms up to target bytes, the first one after what is begun.
+
+    An atom longer than max_bytes is cut by the next finer splitter, and so is one that would leave a short chunk before it alone.
+    """
+    chunks: list[list[str]] = [[*begun]]
+    size = sum(map(_bytes, begun))
     for atom in atoms:
-        length = _bytes(atom)
-        if length > max_bytes and finer:
-            chunks += _pack(finer[0](atom), max_bytes, max_bytes if finer[0] is _split_clauses else _even(length, max_bytes), finer[1:])
-            size, target = sum(map(_bytes, chunks[-1])), max_bytes
-        elif size + _bytes(atom.rstrip()) > target:
-            chunks.append([atom])
-            size = length
-        else:
+        length, seen = _bytes(atom), _bytes(atom.rstrip())
+        short = 0 < size < min(SHORT_BYTES, max_bytes // 4)
+        if size + seen <= target:
             chunks[-1].append(atom)
             size += length
+        elif finer and (seen > max_bytes or (short and finer[0] in (_split_clauses, _split_words))):
+            kept = tuple(chunks.pop()) if short else ()
+            inner = max_bytes if finer[0] is _split_clauses else _even(size * short + length, max_bytes)
+            chunks += _pack(finer[0](atom), max_bytes, inner, finer[1:], kept)
+            size, target = sum(map(_bytes, chunks[-1])), max_bytes
+        else:
+            chunks.append([atom])
+            size = length
     return [atoms for atoms in chunks if atoms]
 
 
@@ -127,12 +169,24 @@ def _even(length: int, max_bytes: int) -> int:
 
 
 def _without_short_end(chunks: list[list[str]], max_bytes: int) -> list[list[str]]:
-    """A last chunk of a word or two takes the sentence before it along."""
-    if len(chunks) > 1 and len(chunks[-2]) > 1:
-        last = sum(map(_bytes, chunks[-1]))
-        if last < min(2 * SHORT_BYTES, max_bytes // 4) and last + _bytes(chunks[-2][-1]) <= max_bytes:
-            chunks[-1].insert(0, chunks[-2].pop())
+    """A last chunk of a word or two takes sentences of the one before along, a still shorter one clauses or words."""
+    short = min(2 * SHORT_BYTES, max_bytes // 4)
+    last = sum(map(_bytes, chunks[-1]))
+    if len(chunks) < 2 or last >= short:
+        return chunks
+    for cut in (_whole, _split_clauses, _split_words) if last < SHORT_BYTES else (_whole,):
+        atoms = [piece for atom in (*chunks[-2], *chunks[-1]) for piece in cut(atom)]
+        at = _middle([_bytes(atom) for atom in atoms], short, max_bytes)
+        if at:
+            return [*chunks[:-2], atoms[:at], atoms[at:]]
     return chunks
+
+
+def _middle(sizes: list[int], least: int, most: int) -> int | None:
+    """Where two parts are of about the same size, the second one at least and both at most so large."""
+    cuts = [(first, at) for at, first in enumerate(accumulate(sizes[:-1]), start=1)]
+    fitting = [(abs(2 * first - sum(sizes)), at) for first, at in cuts if first <= most and least <= sum(sizes) - first <= most]
+    return min(fitting)[1] if fitting else None
 
 
 def _bytes(text: str) -> int:
@@ -144,14 +198,20 @@ def _cut(text: str, at: list[int]) -> list[str]:
     return [text[start:end] for start, end in pairwise(bounds) if end > start]
 
 
+def _whole(text: str) -> list[str]:
+    return [text]
+
+
 def _split_sentences(text: str) -> list[str]:
     return _cut(text, [match.end() for match in _SENTENCE.finditer(text) if _ends_sentence(text, match)])
 
 
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:
-    if not match[0].startswith(".") or "\n" in match[0]:
-        return True
     follows = text[match.end() : match.end() + 1]
+    if "\n\n" in match[0] or not match[0].startswith((".", "\n")):
+        return True
+    if match[0] == "\n":
+        return not follows.islower()  # else a line that was wrapped
     word = _LAST_WORD.search(text[max(0, match.start() - 20) : match.start() + 1])
     last = word[1].lower() if word else ""
     if match[0].startswith(".."):
@@ -168,3 +228,8 @@ def _split_clauses(text: str) -> list[str]:
 
 def _split_words(text: str) -> list[str]:
     return _cut(text, [match.end() for match in _WORD.finditer(text)])
+
+
+def _split_letters(text: str) -> list[str]:
+    """Characters with the marks that belong to them."""
+    return _cut(text, [at for at, char in enumerate(text) if not _joins(char)])

@@ -1,15 +1,35 @@
-"""From text to chunks and pauses."""
+"""From text to chunks, who says them, and pauses."""
+
+# ruff: noqa: RUF001 - texts of other scripts
 
 from __future__ import annotations
 
-import pytest
+import re
+import time
+from itertools import pairwise
+from typing import Any
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from f5_worker import script
 from f5_worker.errors import RequestError, TextEmpty
-from f5_worker.script import Chunk, plan
+from f5_worker.script import Chunk, Script
+
+
+def plan(text: str, max_bytes: int = 170, **options: Any) -> Script:
+    return script.plan(text, lambda _voice: max_bytes, **options)
+
+
+def words(text: str, chunk: Chunk) -> list[tuple[str, str]]:
+    """What is spoken and what is written of every span."""
+    return [(chunk.spoken[span.spoken_start : span.spoken_end], text[span.start : span.end]) for span in chunk.spans]
 
 
 def test_chunk_says_the_spoken_and_keeps_the_written_text() -> None:
-    assert plan("I paid $5.", 170).chunks == [Chunk("I paid five dollars.", "I paid $5.")]
+    (chunk,) = plan("I paid $5.").chunks
+    assert (chunk.spoken, chunk.written) == ("I paid five dollars.", "I paid $5.")
 
 
 def test_budget_counts_the_spoken_text() -> None:
@@ -20,34 +40,186 @@ def test_budget_counts_the_spoken_text() -> None:
 
 
 def test_without_normalisation_the_text_is_spoken_as_written() -> None:
-    assert plan("I paid $5.", 170, normalize=False).chunks == [Chunk("I paid $5.", "I paid $5.")]
+    script_ = plan("I paid $5.", normalize=False)
+    assert [chunk.spoken for chunk in script_.chunks] == ["I paid $5."]
+    assert script_.warnings == []
+
+
+def test_first_chunk_can_be_short_to_be_heard_soon() -> None:
+    text = "One short sentence. Another one follows it here. And a third one ends it."
+    assert [chunk.spoken for chunk in plan(text, first_bytes=30).chunks] == [text[:19], text[20:]]
+    assert [chunk.spoken for chunk in plan(text, first_bytes=500).chunks] == [text]
+    assert all(len(chunk.spoken) <= 12 for chunk in plan("a" * 40, first_bytes=12).chunks[:1])
+
+
+# Spans
+
+
+SPANS: list[tuple[str, list[tuple[str, str]]]] = [
+    ("We paid $3.50 for it.", [("We", "We"), ("paid", "paid"), ("three dollars and fifty cents", "$3.50"), ("for", "for"), ("it.", "it.")]),
+    ("It costs $5.", [("It", "It"), ("costs", "costs"), ("five dollars.", "$5.")]),
+    ("(It costs $5)", [("(It", "(It"), ("costs", "costs"), ("five dollars)", "$5)")]),
+    ("A 10-year-old boy", [("A", "A"), ("ten-year-old", "10-year-old"), ("boy", "boy")]),
+    ("Pages 10-20", [("Pages", "Pages"), ("ten to twenty", "10-20")]),
+    ("DO NOT GO THERE", [("Do", "DO"), ("not", "NOT"), ("go", "GO"), ("there", "THERE")]),
+    ("He said - well - no.", [("He", "He"), ("said -", "said -"), ("well -", "well -"), ("no.", "no.")]),
+    ("\u201c Well \u201d he said.", [("\u201c Well \u201d", "\u201c Well \u201d"), ("he", "he"), ("said.", "said.")]),
+    ("  cafe\u0301 \u200b\u200b at\t\tno\u200bw  x", [("caf\u00e9", "cafe\u0301"), ("at", "at"), ("now", "no\u200bw"), ("x", "x")]),
+    ("Line one\r\n\r\nline 2", [("Line", "Line"), ("one.", "one"), ("line", "line"), ("two", "2")]),
+    ("我有12个。", [("我", "我"), ("有", "有"), ("十二", "12"), ("个。", "个。")]),
+    ("花了￥3.50吗？", [("花", "花"), ("了", "了"), ("三元五角", "￥3.50"), ("吗？", "吗？")]),
+    ("Hello 世界, hi", [("Hello", "Hello"), ("世", "世"), ("界,", "界,"), ("hi", "hi")]),
+    ("أنا بخير، شكرا", [("أنا", "أنا"), ("بخير،", "بخير،"), ("شكرا", "شكرا")]),
+    ("यह एक है।", [("यह", "यह"), ("एक", "एक"), ("है।", "है।")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), SPANS, ids=lambda value: str(value)[:20])
+def test_every_word_leads_back_to_the_text_as_it_was_sent(text: str, expected: list[tuple[str, str]]) -> None:
+    (chunk,) = plan(text).chunks
+    assert words(text, chunk) == expected
+
+
+def test_spans_are_positions_in_the_whole_text_also_after_tags_and_in_later_chunks() -> None:
+    text = "  One\u200b. [pause:1s]\n[voice:b] I paid $5 today. Now we go on and on and on."
+    chunks = plan(text, 40, tags=True, voices=["b"]).chunks
+    assert [words(text, chunk) for chunk in chunks] == [
+        [("One.", "One\u200b.")],
+        [("I", "I"), ("paid", "paid"), ("five dollars", "$5"), ("today.", "today.")],
+        [(word, word) for word in ("Now", "we", "go", "on", "and", "on", "and", "on.")],
+    ]
+
+
+LETTERS = "abc DEF 12,.$%-年月我有个。！ \n\t\u200b\u0301é[]:'"
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(alphabet=st.sampled_from(LETTERS), max_size=120), limit=st.integers(20, 120))
+def test_spans_cover_the_spoken_text_in_order(text: str, limit: int) -> None:
+    try:
+        chunks = plan(text, limit).chunks
+    except TextEmpty:
+        return
+    for chunk in chunks:
+        assert len(chunk.spoken.encode()) <= limit
+        said = "".join(chunk.spoken[span.spoken_start : span.spoken_end] for span in chunk.spans)
+        assert re.sub(r"\s", "", said) == re.sub(r"\s", "", chunk.spoken)
+    spans = [span for chunk in chunks for span in chunk.spans]
+    assert all(0 <= span.start < span.end <= len(text) for span in spans)
+    assert all(before.start <= after.start for before, after in pairwise(spans))
+
+
+# Tags
 
 
 def test_pauses_stand_between_chunks_and_at_the_end() -> None:
-    script = plan("[pause:1s]One. [pause:1.5s] Two.[pause:250ms][pause: 250 ms]\nThree. [pause:2s]", 170, tags=True)
-    assert [(chunk.spoken, chunk.pause_before_s) for chunk in script.chunks] == [("One.", 1.0), ("Two.", 1.5), ("Three.", 0.5)]
-    assert script.pause_after_s == 2.0
+    said = plan("[pause:1s]One. [pause:1.5s] Two.[pause:250ms][PAUSE: 250 ms]\nThree. [pause:2s]", tags=True)
+    assert [(chunk.spoken, chunk.pause_before_s) for chunk in said.chunks] == [("One.", 1.0), ("Two.", 1.5), ("Three.", 0.5)]
+    assert said.pause_after_s == 2.0
+
+
+def test_voices_speak_until_the_next_tag() -> None:
+    said = plan("One. [voice:bob] Two. [voice:eve][pause:1s] Three. [voice:]Four. [voice:bob]Five. [voice:default] Six.",
+                tags=True, voices=["bob", "eve"])  # fmt: skip
+    assert [(chunk.spoken, chunk.voice, chunk.pause_before_s) for chunk in said.chunks] == [
+        ("One.", None, 0.0), ("Two.", "bob", 0.0), ("Three.", "eve", 1.0), ("Four.", None, 0.0), ("Five.", "bob", 0.0), ("Six.", None, 0.0),
+    ]  # fmt: skip
+
+
+def test_voice_of_the_request_may_be_called_default() -> None:
+    assert [chunk.voice for chunk in plan("[voice:default] One.", tags=True, voices=["default"]).chunks] == ["default"]
+
+
+def test_every_voice_has_its_own_budget() -> None:
+    text = "One two three four. Five six seven. [voice:b] One two three four. Five six seven."
+    said = script.plan(text, lambda voice: 20 if voice == "b" else 100, tags=True, voices=["b"])
+    assert [(chunk.spoken, chunk.voice) for chunk in said.chunks] == [
+        ("One two three four. Five six seven.", None), ("One two three four.", "b"), ("Five six seven.", "b"),
+    ]  # fmt: skip
+
+
+def test_unknown_voice_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(RequestError, match=r"\[voice:bob\]: there is no such voice; known are: al, eve"):
+        plan("[voice:bob] One.", tags=True, voices=["eve", "al"])
+    with pytest.raises(RequestError, match="known are: none"):
+        plan("[voice:bob] One.", tags=True)
 
 
 def test_tags_are_text_unless_they_are_allowed() -> None:
-    assert [chunk.pause_before_s for chunk in plan("One. [pause:1s] Two.", 170).chunks] == [0.0]
+    (chunk,) = plan("One. [pause:1s] Two [voice:b].", normalize=False).chunks
+    assert chunk.spoken == "One. [pause:1s] Two [voice:b]."
+    assert chunk.pause_before_s == 0.0
+
+
+def test_other_brackets_are_text() -> None:
+    assert [chunk.spoken for chunk in plan("One [sic] two.", tags=True).chunks] == ["One [sic] two."]
+
+
+@pytest.mark.parametrize("tag", ["[pause:]", "[pause:2]", "[pause:-1s]", "[pause:1h]", "[pause:long]", "[pause:1e3s]"])
+def test_pause_that_cannot_be_read_is_refused(tag: str) -> None:
+    with pytest.raises(RequestError, match=r"write a pause as \[pause:1.5s\]"):
+        plan(f"One. {tag} Two.", tags=True)
 
 
 def test_endless_pause_is_refused() -> None:
     with pytest.raises(RequestError, match="at most 30 s"):
-        plan("One. [pause:31s] Two.", 170, tags=True)
+        plan("One. [pause:31s] Two.", tags=True)
 
 
-def test_pauses_alone_are_nothing_to_speak() -> None:
+@pytest.mark.parametrize("text", ["[pause:1s] ... [pause:1s]", "[voice:b]", "[voice:b] [pause:1s] \u200b ?!"])
+def test_tags_alone_are_nothing_to_speak(text: str) -> None:
     with pytest.raises(TextEmpty):
-        plan("[pause:1s] ... [pause:1s]", 170, tags=True)
+        plan(text, tags=True, voices=["b"])
+
+
+def test_language_is_told_by_the_whole_text_and_not_by_a_part() -> None:
+    text = "[voice:b] Das ist nicht gut und auch nicht teuer. [voice:] Version 5."
+    assert [chunk.spoken for chunk in plan(text, tags=True, voices=["b"]).chunks][-1] == "Version 5."
+
+
+# Warnings and bad input
 
 
 def test_digits_of_an_unknown_language_are_a_warning() -> None:
-    assert [code for code, _ in plan("Das sind 5 und nicht 6.", 170).warnings] == ["NUMBERS_NOT_NORMALISED"]
-    assert plan("These are 5 and not 6.", 170).warnings == []
+    assert [code for code, _ in plan("Das sind 5 und nicht 6.").warnings] == ["NUMBERS_NOT_NORMALISED"]
+    assert plan("These are 5 and not 6.").warnings == []
+    assert plan("Das ist gut.").warnings == []
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", "...", "?!", "\U0001f600\U0001f389", "\u200b\ufeff", "\x00\x07", "—", "。！"])
+def test_nothing_to_speak_is_refused(text: str) -> None:
+    with pytest.raises(TextEmpty):
+        plan(text)
 
 
 def test_marks_without_a_word_are_never_a_chunk_of_their_own() -> None:
     chunks = plan("Hello there my friend. ... !!! *** --- Good bye.", 24).chunks
     assert all(any(char.isalnum() for char in chunk.spoken) for chunk in chunks)
+
+
+def test_word_of_ten_thousand_characters_is_cut() -> None:
+    chunks = plan("Say " + "a" * 10_000 + " now.", 170).chunks
+    assert all(len(chunk.spoken.encode()) <= 170 for chunk in chunks)
+    assert "".join(chunk.spoken for chunk in chunks).count("a") == 10_001
+
+
+PIECES = {
+    "prose": "The price is $3.50, on May 5, 2024 at 5:30 pm; Dr. Smith paid 12% more. ",
+    "numbers": "1,234 5.5 12/25 3-4 ",
+    "chinese": "我在2024年5月1日花了￥12.50买了3本书，走了5km。",
+    "capitals": "STOP DOING THAT AND LISTEN TO ME NOW. ",
+    "one word": "a",
+    "marks": "a ... !!! ",
+    "tags": "One. [pause:10ms] [voice:b] Two. [voice:] ",
+    "line breaks": "a line\nanother\n\n",
+    "accents": "e\u0301a\u0300\u200b ",
+}
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_longest_text_is_planned_in_time(name: str) -> None:
+    text = (PIECES[name] * 50_000)[:50_000].rpartition("[")[0] if name == "tags" else (PIECES[name] * 50_000)[:50_000]
+    plan("Compile the 100 patterns.")
+    started = time.process_time()
+    plan(text, tags=name == "tags", voices=["b"])
+    assert time.process_time() - started < 2  # seconds; measured below 1, and minutes when a step is quadratic

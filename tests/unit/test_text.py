@@ -1,4 +1,4 @@
-"""Cleaning and chunking. The rows of data/chunks.tsv are: limit in bytes, text, chunks separated by `|`."""
+"""Cleaning and chunking. The rows of data/chunks.tsv are: limit in bytes (`=`: of the longest chunk), text, chunks separated by `|`."""
 
 # ruff: noqa: RUF001 - texts of other scripts
 
@@ -24,18 +24,31 @@ def rows(name: str) -> list[list[str]]:
 
 @pytest.mark.parametrize(("limit", "text", "expected"), rows("chunks.tsv"), ids=lambda value: str(value)[:30])
 def test_chunks(limit: str, text: str, expected: str) -> None:
-    assert texts.chunk(texts.clean(text), int(limit)) == expected.split("|")
+    chunks = expected.split("|")
+    max_bytes = max(len(piece.encode()) for piece in chunks) if limit == "=" else int(limit)
+    assert texts.chunk(texts.clean(text).text, max_bytes) == chunks
 
 
 @pytest.mark.parametrize(
     ("given_text", "cleaned"),
-    [("  a \t b  ", "a b"), ("a\r\nb\rc", "a\nb\nc"), ("a \n\n \n b", "a\nb"), ("a\u00a0b\u3000c", "a b c"),
+    [("  a \t b  ", "a b"), ("a\r\nb\rc", "a\nb\nc"), ("a \n\n \n b", "a\n\nb"),
+     ("a\r\n\r\nb \r\n c", "a\n\nb\nc"), ("a \u200b b\u200b\n c", "a b\nc"), ("a\u00a0b\u3000c", "a b c"),
      ("zero\u200bwidth", "zerowidth"),
      ("\ufeffmark", "mark"), ("soft\u00adhyphen", "softhyphen"), ("bell\x07\x00here", "bell here"), ("cafe\u0301", "caf\u00e9"),
-     ("right\u202eto\u202cleft", "righttoleft"), ("line\u2028break", "line\nbreak"), ("lone \ud800 half", "lone half")],
+     ("right\u202eto\u202cleft", "righttoleft"), ("\uff21\uff11\uff05，", "A1%，"), ("555\u20111234", "555-1234"),
+     ("\u1100\u1161\u11a8", "\uac01"), ("a\u0323\u0302", "\u1ead"),
+     ("\u0958", "\u0915\u093c"), ("line\u2028break", "line\nbreak"), ("lone \ud800 half", "lone half")],
 )  # fmt: skip
 def test_cleaning_keeps_words_and_drops_what_is_not_seen(given_text: str, cleaned: str) -> None:
-    assert texts.clean(given_text) == cleaned
+    assert texts.clean(given_text).text == cleaned
+
+
+def test_cleaned_characters_lead_back_to_those_that_were_sent() -> None:
+    sent = " \ufeffe\u0301 \t\u200bz\u00ado\r\n\r\n \uff11  "
+    cleaned = texts.clean(sent)
+    assert cleaned.text == "\u00e9 zo\n\n1"
+    pieces = [sent[slice(*cleaned.source(at, at + 1))] for at in range(len(cleaned.text))]
+    assert pieces == ["e\u0301", " \t\u200b", "z", "o", *["\r\n\r\n "] * 2, "\uff11"]
 
 
 @pytest.mark.parametrize("nothing", ["", " ", "\n\t ", ".", "?!…", "—", "😀🎉", "\u200b", "。，", "***"])
@@ -45,7 +58,7 @@ def test_nothing_to_speak_is_refused(nothing: str) -> None:
 
 
 def test_limit_is_50000_characters() -> None:
-    assert len(texts.clean("a" * 50_000)) == 50_000
+    assert len(texts.clean("a" * 50_000).text) == 50_000
     with pytest.raises(TextTooLong, match="50001 characters, at most 50000"):
         texts.clean("a" * 50_001)
 
@@ -68,7 +81,7 @@ SPOKEN = st.text(alphabet=st.sampled_from(list("abcdefgh  ..,!?;\n\"'()。，！
 def test_no_chunk_is_too_long_and_nothing_is_lost(text: str, limit: int) -> None:
     if not any(char.isalnum() for char in text):
         return
-    cleaned = texts.clean(text)
+    cleaned = texts.clean(text).text
     chunks = texts.chunk(cleaned, limit)
     assert all(len(piece.encode()) <= limit for piece in chunks)
     assert all(piece == piece.strip() and "\n" not in piece for piece in chunks)
@@ -76,7 +89,7 @@ def test_no_chunk_is_too_long_and_nothing_is_lost(text: str, limit: int) -> None
 
 
 def test_long_text_is_chunked_in_linear_time() -> None:
-    assert len(texts.chunk(texts.clean("A sentence of some words. " * 1_900), 170)) > 250
+    assert len(texts.chunk(texts.clean("A sentence of some words. " * 1_900).text, 170)) > 250
 
 
 def test_text_that_fits_is_one_chunk_as_it_is() -> None:
