@@ -1,0 +1,98 @@
+"""Recordings that clients send, to samples: libsndfile here, what it cannot read by FFmpeg in a process of its own."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from f5_worker.errors import ReferenceInvalid
+
+Samples = npt.NDArray[np.float32]
+
+MAX_SAMPLES = 1 << 26  # of one recording, all channels: 256 MiB
+_RATES_HZ = (4_000, 384_000)
+_MAX_CHANNELS = 32
+_FFMPEG_TIMEOUT_S = 30.0
+_EBML = b"\x1a\x45\xdf\xa3"
+_UNREADABLE = "the reference is not audio that can be read: send wav, flac, mp3, ogg, opus, m4a, aac or webm"
+
+
+def decode(data: bytes, *, max_seconds: float) -> tuple[Samples, int]:
+    """A recording (wav, flac, mp3, ogg, opus, aiff; m4a, mp4, webm, aac) as frames x channels in [-1, 1], and its rate in Hz.
+
+    Stops after max_seconds, and after MAX_SAMPLES: of a longer recording this is the beginning.
+
+    Raises:
+        ReferenceInvalid: not audio, or none that can be worked with; the message says what to change.
+    """
+    if not data:
+        raise ReferenceInvalid("the reference audio is empty (0 bytes)")
+    container = _ffmpeg_container(data)
+    samples, rate_hz = _with_ffmpeg(data, container, max_seconds) if container else _with_libsndfile(data, max_seconds)
+    if not np.isfinite(samples).all():
+        raise ReferenceInvalid("the reference audio holds samples that are not numbers (NaN or infinity): export it again")
+    return np.clip(samples, -1.0, 1.0), rate_hz
+
+
+class _ReadOnce(soundfile.SoundFile):  # type: ignore[misc]  # publishes no types
+    """Read from its start only: else soundfile seeks after it has read, which at the end of a damaged or endless file fails."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _File(io.BytesIO):
+    """An error in soundfile's callback would be printed: libsndfile asks damaged files for places before their start."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return -1
+
+
+def _with_libsndfile(data: bytes, max_seconds: float) -> tuple[Samples, int]:
+    try:
+        with _ReadOnce(_File(data)) as sound:
+            rate_hz, channels = int(sound.samplerate), int(sound.channels)
+            _check(rate_hz, channels)
+            samples: Samples = sound.read(min(int(max_seconds * rate_hz), MAX_SAMPLES // channels), dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, ValueError, TypeError) as exc:  # TypeError: headerless RAW is guessed
+        raise ReferenceInvalid(_UNREADABLE) from exc
+    return samples, rate_hz
+
+
+def _with_ffmpeg(data: bytes, container: str, max_seconds: float) -> tuple[Samples, int]:
+    command = [sys.executable, "-m", "f5_worker.av_decode", container, str(max_seconds), str(MAX_SAMPLES)]
+    try:
+        # Only what Python needs to find its modules: a parser that was taken over finds no keys here.
+        done = subprocess.run(  # noqa: S603 - our own interpreter and module
+            command, input=data, capture_output=True, timeout=_FFMPEG_TIMEOUT_S, check=True, env={"PYTHONPATH": os.pathsep.join(sys.path)}
+        )
+    except subprocess.SubprocessError as exc:
+        raise ReferenceInvalid(_UNREADABLE) from exc
+    head, _, body = done.stdout.partition(b"\n")
+    rate_hz, channels = map(int, head.split())
+    _check(rate_hz, channels)
+    return np.frombuffer(body, dtype=np.float32).reshape(-1, channels), rate_hz
+
+
+def _ffmpeg_container(data: bytes) -> str | None:
+    """FFmpeg's name of a container that libsndfile cannot read. FFmpeg itself is never let guess: some of its formats open other files."""
+    if data[4:8] == b"ftyp":
+        return "mov"
+    if data.startswith(_EBML):
+        return "matroska"
+    adts = data[0] == 0xFF and len(data) > 1 and data[1] & 0xF6 == 0xF0
+    return "aac" if adts else None
+
+
+def _check(rate_hz: int, channels: int) -> None:
+    if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1] or not 1 <= channels <= _MAX_CHANNELS:
+        raise ReferenceInvalid(f"the reference audio has {rate_hz} Hz and {channels} channels: send 8 to 192 kHz, mono or stereo")
