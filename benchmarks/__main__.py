@@ -16,6 +16,8 @@ RUNS: dict[str, list[str]] = {
     "restore-tls": ["benchmarks.restore", "--tls"],
     "boot": ["benchmarks.boot"],
     "broken": ["benchmarks.broken"],
+    "formats": ["benchmarks.formats"],
+    "engine": ["benchmarks.engine"],
 }
 
 

@@ -93,7 +93,8 @@ def measure_worker(folder: Path) -> dict[str, float]:
     built.warm_up()
     started = time.perf_counter()
     text = "This sentence is spoken to see how much memory the worker takes."
-    built.synthesize(text, reference.default_voice(), engine.Options(seed=1, nfe_step=2), cancelled=lambda: False)
+    voices = {None: reference.default_voice()}
+    built.synthesize([engine.Passage(text)], voices, engine.Options(seed=1, nfe_step=2), cancelled=lambda: False)
     return {"synthesize_s": time.perf_counter() - started, "peak_rss_gb": peak_rss_gb()}
 
 

@@ -23,7 +23,7 @@ weights** (the files are random bytes, or a random checkpoint, of the real sizes
 
 
 def main() -> None:
-    parts = [INTRO, *(restore(name, title) for name, title in RESTORES.items()), boot(), broken(), load(), engine()]
+    parts = [INTRO, *(restore(name, title) for name, title in RESTORES.items()), boot(), broken(), load(), engine(), formats()]
     TARGET.write_text("\n".join(part for part in parts if part), encoding="utf-8")
 
 
@@ -153,6 +153,15 @@ def engine() -> str:
         f"upstream computes in float32, ours in bfloat16.\n\n{table(head, rows)}\n{table(['bar', 'value', 'wanted', ''], bars)}\n"
         f"Overhead is all but sampling and vocoder. The soak is {soak['jobs']} short jobs of the tiny model.\n"
     )
+
+
+def formats() -> str:
+    result = read("formats")
+    if result is None:
+        return ""
+    head = ["", "encode s", "bytes", "kbit/s"]
+    rows = [[fmt, f"{r['encode_s']:.3f}", f"{r['bytes']:,}", f"{r['kbps']:.0f}"] for fmt, r in sorted(result["formats"].items())]
+    return f"## Encoding {result['audio_seconds']} s of speech\n\n{table(head, rows)}"
 
 
 if __name__ == "__main__":

@@ -1,75 +1,48 @@
-"""Text and a voice to speech, by F5-TTS's own model code.
+"""Text and voices to speech, by F5-TTS's own model code.
 
-Differences from upstream's `infer_process`, whose mel is reproduced bit for bit for one chunk and one seed: chunks are rendered one after
-the other with a seed each, so that the same request gives the same bytes; a job can be cancelled between two steps of the solver.
+Differences from upstream's `infer_process`, whose mel is reproduced bit for bit for one chunk and one seed: every chunk has a seed of its
+own, so that the same request gives the same bytes; speech is given out chunk by chunk; a job can be cancelled between two steps of the
+solver.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import logging
-import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from f5_worker import post, upstream, weights
+from f5_worker import passes, post, upstream, weights
 from f5_worker import text as texts
 from f5_worker.audio import Samples
 from f5_worker.backend import Backend, choose_backend
-from f5_worker.errors import Cancelled, EngineError, OutOfMemory, TextEmpty
-from f5_worker.joined import Joined
+from f5_worker.errors import EngineError, OutOfMemory, TextEmpty
+from f5_worker.joined import Joined, matched, speech_rms
 from f5_worker.manifest import ModelSpec, PinnedFile
-from f5_worker.reference import Voice, default_voice
-from f5_worker.script import plan
+from f5_worker.passes import Pass, Plan, Voices
+from f5_worker.reference import default_voice
+from f5_worker.renderer import Renderer
+from f5_worker.speech import PRESETS, Options, Part, Passage, Segment, Speech, Warnings
+
+__all__ = ["PRESETS", "Engine", "Options", "Part", "Passage", "Segment", "Speech"]
 
 log = logging.getLogger(__name__)
 
-PASS_SECONDS = 22.0  # reference and output of one pass; the model was trained on up to 30 s, upstream leaves this margin
-PRESETS = {"fast": 7, "balanced": 16, "high": 32}  # nfe_step; the first two have pruned schedules
-_SHORT_SPEED = 0.3  # upstream's speed for a chunk of fewer than texts.SHORT_BYTES
 _PRUNED_STEPS = frozenset({5, 6, 7, 10, 12, 16})  # f5_tts.model.utils.get_epss_timesteps
 _CHARACTERS_SHOWN = 10
 
-# CFM.sample draws its noise from torch's global generator: seeding and drawing must not interleave with another job's.
-_generator_lock = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to speak. Defaults are upstream's."""
-
-    seed: int
-    nfe_step: int = 32
-    cfg_strength: float = 2.0
-    sway_sampling_coef: float = -1.0
-    speed: float = 1.0
-    target_rms: float = 0.1
-    cross_fade_s: float = 0.15
-    normalize: bool = True  # numbers, dates, amounts as words
-    language: str | None = None  # of the text; None: told by the text
-    tags: bool = False  # [pause:1.5s] is a silence
-    longest_silence_s: float | None = None
-    loudness_lufs: float | None = None
-    fade_s: float = 0.0  # at both ends
-
-
-@dataclass(frozen=True)
-class Speech:
-    samples: Samples  # mono
-    sample_rate_hz: int
-    segments: list[tuple[str, float, float]]  # (text as written, start_s, end_s) of every chunk; they touch in the middle of the cross-fade
-    warnings: list[tuple[str, str]]  # (code, message)
+IsCancelled = Callable[[], bool]
+OnChunk = Callable[[int, int], None]
 
 
 class Engine:
-    """One model on one device. `synthesize` may be called from several threads; passes are computed one at a time."""
+    """One model on one device. `stream` and `synthesize` may be called from several threads; passes are computed one at a time."""
 
     def __init__(self, spec: ModelSpec, backend: Backend, up: upstream.Upstream, cfm: Any) -> None:
         self.spec = spec
@@ -77,9 +50,7 @@ class Engine:
         self.sample_rate_hz = int(spec.mel["target_sample_rate"])
         self._up = up
         self._cfm = cfm
-        self._vocoder: weights.Vocoder | None = None
-        self._cancelled: Callable[[], bool] | None = None  # of the job that holds the generator lock
-        cfm.transformer.register_forward_pre_hook(self._stop_if_cancelled)
+        self._renderer = Renderer(spec, backend, up, cfm)
 
     @classmethod
     def build(cls, spec: ModelSpec, backend: Backend | None = None) -> Engine:
@@ -90,7 +61,7 @@ class Engine:
         """
         backend = backend or choose_backend()
         up = upstream.load()
-        return cls(spec, backend, up, weights.build_cfm(up, spec, attn_backend=backend.attn_backend))
+        return cls(spec, backend, up, weights.build_cfm(up, spec, backend))
 
     def load(self, paths: Mapping[PinnedFile, Path]) -> None:
         """Put the files' weights into the model.
@@ -108,7 +79,7 @@ class Engine:
         except (OSError, UnicodeDecodeError) as exc:
             raise EngineError(f"model {spec.name}: its vocabulary cannot be read: {type(exc).__name__}") from exc
         weights.load_cfm(self._cfm, spec, vocab, paths[spec.checkpoint], device=device, dtype=self.backend.dtype)
-        self._vocoder = weights.load_vocoder(self._up, spec, paths[spec.vocoder.config], paths[spec.vocoder.weights], device)
+        self._renderer.vocoder = weights.load_vocoder(self._up, spec, paths[spec.vocoder.config], paths[spec.vocoder.weights], device)
         seconds = time.perf_counter() - started
         log.info("model_load model=%s device=%s dtype=%s seconds=%.2f", spec.name, device, self.backend.dtype, seconds)
 
@@ -116,7 +87,7 @@ class Engine:
         """Make the first job as fast as the later ones: one step over a short reference."""
         voice = default_voice()
         short = replace(voice, samples=voice.samples[: 2 * voice.sample_rate_hz], seconds=2.0)
-        self.synthesize("Ready to speak.", short, Options(seed=0, nfe_step=1), cancelled=lambda: False)
+        self.synthesize([Passage("Ready to speak.")], {None: short}, Options(seed=0, nfe_step=1), cancelled=lambda: False)
 
     def describe(self) -> dict[str, str]:
         """What `health` reports."""
@@ -126,172 +97,157 @@ class Engine:
             "device": torch.cuda.get_device_name(self.backend.device) if cuda else "cpu",
             "dtype": str(self.backend.dtype).removeprefix("torch."),
             "attn_backend": self.backend.attn_backend,
+            "batches": "yes" if self.backend.batched else "no",
             "torch": torch.__version__,
             "f5_tts": importlib.metadata.version("f5-tts"),
         }
 
     def synthesize(
         self,
-        text: str,
-        voice: Voice,
+        passages: Sequence[Passage],
+        voices: Voices,
         options: Options,
         *,
-        cancelled: Callable[[], bool],
-        on_chunk: Callable[[int, int], None] = lambda _done, _total: None,
+        cancelled: IsCancelled,
+        on_chunk: OnChunk = lambda _done, _total: None,
     ) -> Speech:
-        """Speak the text in the voice; the same arguments give the same samples on the same machine.
+        """The parts of `stream` as one."""
+        parts = list(self.stream(passages, voices, options, cancelled=cancelled, on_chunk=on_chunk))
+        return Speech(
+            np.concatenate([part.samples for part in parts]),
+            self.sample_rate_hz,
+            [segment for part in parts for segment in part.segments],
+            [warning for part in parts for warning in part.warnings],
+        )
+
+    def stream(
+        self,
+        passages: Sequence[Passage],
+        voices: Voices,
+        options: Options,
+        *,
+        cancelled: IsCancelled,
+        on_chunk: OnChunk = lambda _done, _total: None,
+    ) -> Iterator[Part]:
+        """Speak the passages, a part for each chunk; the same arguments give the same samples on the same machine.
 
         Args:
+            voices: By alias; None is the voice of passages that name none.
             cancelled: Asked before every step of the solver; true ends the job.
             on_chunk: Called with (done, total) after each chunk.
         Raises:
-            TextEmpty, TextTooLong: the text cannot be spoken.
+            TextEmpty, TextTooLong, VoiceNotFound, RequestError: at once; the text cannot be spoken like that.
             Cancelled: `cancelled` said so.
             OutOfMemory, EngineError: the model failed.
         """
-        self._ready()
-        budget = max_chunk_bytes(voice, options.speed)
-        script = plan(text, budget, normalize=options.normalize, language=options.language, tags=options.tags)
-        warnings = [
-            *voice.warnings,
-            *script.warnings,
-            *self._check_text(text, {*"".join(chunk.spoken for chunk in script.chunks)}),
-            *_check_options(options),
-        ]
-        joined = Joined(int(options.cross_fade_s * self.sample_rate_hz))
-        for index, piece in enumerate(script.chunks):
-            joined.pause(int(piece.pause_before_s * self.sample_rate_hz))
-            joined.append(self._speak(piece.spoken, voice, replace(options, seed=chunk_seed(options.seed, index)), cancelled))
-            on_chunk(index + 1, len(script.chunks))
-        joined.pause(int(script.pause_after_s * self.sample_rate_hz))
-        rate_hz = self.sample_rate_hz
-        samples, bounds = _finish(joined.samples(), joined.bounds, rate_hz, options)
-        segments = [(piece.written, start / rate_hz, end / rate_hz) for piece, (start, end) in zip(script.chunks, bounds, strict=True)]
-        return Speech(samples, rate_hz, segments, warnings)
+        self._renderer.ready()
+        planned = passes.plan(passages, voices, options, hop=int(self.spec.mel["hop_length"]))
+        warnings = [*_of_voices(planned), *planned.warnings, *self._check_texts(passages, planned), *_check_options(options)]
+        return self._parts(planned, options, warnings, cancelled, on_chunk)
 
-    def _speak(self, chunk: str, voice: Voice, options: Options, cancelled: Callable[[], bool]) -> Samples:
-        """One chunk; when the device's memory does not suffice, once more in two halves."""
+    def _parts(self, planned: Plan, options: Options, warnings: Warnings, cancelled: IsCancelled, on_chunk: OnChunk) -> Iterator[Part]:
+        joined = Joined(self._samples(options.cross_fade_s))
+        given, total = 0, len(planned.passes)
+        for done, (one, wave) in enumerate(self._finished(planned, options, cancelled), 1):
+            joined.pause(self._samples(one.pause_before_s))
+            joined.append(wave)
+            if done < total:
+                samples, complete = joined.take(), done - 1  # the next cross-fade decides where this chunk ends
+            else:
+                joined.pause(self._samples(planned.pause_after_s))
+                samples, complete = joined.close(), done
+            bounds = zip(planned.passes[given:complete], joined.bounds[given:complete], strict=True)
+            segments = [Segment(said.chunk.written, said.alias, start, end, said.chunk, said.passage) for said, (start, end) in bounds]
+            given = complete
+            on_chunk(done, total)
+            yield Part(samples, segments, warnings if done == 1 else [])
+
+    def _finished(self, planned: Plan, options: Options, cancelled: IsCancelled) -> Iterator[tuple[Pass, Samples]]:
+        """Chunks as the options ask for them, each finished by itself, so that a stream is the same as the whole."""
+        rms, rate_hz, first, last = 0.0, self.sample_rate_hz, planned.passes[0], planned.passes[-1]
+        for one, rendered in self._waves(planned, options, cancelled):
+            wave = post.time_stretch(rendered, rate_hz, one.stretch) if one.stretch != 1.0 else rendered
+            if options.longest_silence_s is not None:
+                wave, _ = post.shorten_silences(wave, rate_hz, [], options.longest_silence_s)
+            if options.loudness_lufs is not None:
+                wave = post.set_loudness(wave, rate_hz, options.loudness_lufs)
+            else:
+                rms = rms or speech_rms(wave)
+                wave = matched(wave, rms)
+            if options.fade_s:
+                wave = _faded(wave, rate_hz, options.fade_s, start=one is first, end=one is last)
+            yield one, wave
+
+    def _waves(self, planned: Plan, options: Options, cancelled: IsCancelled) -> Iterator[tuple[Pass, Samples]]:
+        batches = passes.batches(planned.passes, together=self.backend.batched, gradual=options.first_chunk_bytes is not None)
+        if len(planned.passes) > 1:
+            choice = "together" if self.backend.batched else "one_by_one"
+            log.info("engine.chunks choice=%s chunks=%d runs=%d", choice, len(planned.passes), len(batches))
+        for batch in batches:
+            yield from zip(batch, self._speak(batch, options, cancelled), strict=True)
+
+    def _speak(self, batch: list[Pass], options: Options, cancelled: IsCancelled) -> list[Samples]:
+        """The waves; when the device's memory does not suffice, once more in two halves."""
         try:
-            return self.render(chunk, voice, options, cancelled)[1]
+            return self._rendered(batch, options, cancelled)
         except OutOfMemory:
-            halves = texts.chunk(chunk, len(chunk.encode()) * 3 // 5)
-            if len(halves) < 2:
+            middle = len(batch) // 2
+            parts = [batch[:middle], batch[middle:]] if middle else [[half] for half in passes.halves(batch[0])]
+            if len(parts) < 2:
                 raise
-        log.warning("out_of_memory action=halve bytes=%d", len(chunk.encode()))
-        joined = Joined(int(options.cross_fade_s * self.sample_rate_hz))
-        for index, half in enumerate(halves):
-            joined.append(self.render(half, voice, replace(options, seed=chunk_seed(options.seed, index)), cancelled)[1])
-        return joined.samples()
+        log.warning("engine.out_of_memory action=halve chunks=%d", len(batch))
+        waves = [wave for part in parts for wave in self._rendered(part, options, cancelled)]
+        if middle:
+            return waves
+        joined = Joined(self._samples(options.cross_fade_s))
+        for wave in waves:
+            joined.append(wave)
+        return [joined.close()]
 
-    def render(self, chunk: str, voice: Voice, options: Options, cancelled: Callable[[], bool]) -> tuple[torch.Tensor, Samples]:
-        """One pass of the model: mel (1, mels, frames) in float32 and wave of one chunk."""
-        with _generator_lock:
-            if cancelled():
-                raise Cancelled("the job was cancelled")
-            self._cancelled = cancelled
-            try:
-                return self._render(chunk, voice, options)
-            except torch.cuda.OutOfMemoryError as exc:
-                torch.cuda.empty_cache()
-                raise OutOfMemory("the device ran out of memory: use a shorter reference or a larger device") from exc
-            except (RuntimeError, AssertionError) as exc:
-                raise EngineError(f"the model failed: {type(exc).__name__}") from exc
-            finally:
-                self._cancelled = None
-                self._cfm.transformer.clear_cache()  # an aborted pass leaves its text embedding there
+    def _rendered(self, batch: list[Pass], options: Options, cancelled: IsCancelled) -> list[Samples]:
+        return [wave for _, wave in self._renderer.render(batch, options, cancelled)]
 
-    def _render(self, chunk: str, voice: Voice, options: Options) -> tuple[torch.Tensor, Samples]:
-        # Line by line what infer_batch_process does, in its order of float operations.
-        ref_text = voice.text + " " if len(voice.text[-1].encode()) == 1 else voice.text
-        audio = torch.from_numpy(voice.samples).unsqueeze(0)
-        rms = torch.sqrt(torch.mean(torch.square(audio)))
-        quiet = bool(rms < options.target_rms)
-        if quiet:
-            audio = audio * options.target_rms / rms
-        ref_frames = audio.shape[-1] // int(self.spec.mel["hop_length"])
-        with torch.inference_mode(), self._forked_generator():
-            mel, _ = self._cfm.sample(
-                cond=audio.to(self.backend.device),
-                text=self._up.convert_char_to_pinyin([ref_text + chunk]),
-                duration=_frames(ref_frames, ref_text, chunk, options.speed),
-                steps=options.nfe_step,
-                cfg_strength=options.cfg_strength,
-                sway_sampling_coef=options.sway_sampling_coef,
-                seed=options.seed,
-            )
-            mel = mel.to(torch.float32)[:, ref_frames:, :].permute(0, 2, 1)
-            wave: torch.Tensor = self._ready()(mel)
-            if quiet:
-                wave = wave * rms.to(wave.device) / options.target_rms
-        samples: Samples = wave.squeeze().cpu().numpy()
-        if not np.isfinite(samples).all():
-            raise EngineError("the model gave samples that are not numbers: its weights or this precision are broken")
-        return mel, samples
-
-    def _ready(self) -> weights.Vocoder:
-        if self._vocoder is None:
-            raise EngineError("the model is not loaded")
-        return self._vocoder
-
-    def _forked_generator(self) -> Any:
-        """Seeds that are set inside do not outlive it."""
-        cuda = self.backend.device.type == "cuda"
-        return torch.random.fork_rng(devices=[self.backend.device] if cuda else [])
-
-    def _stop_if_cancelled(self, *_: object) -> None:
-        if self._cancelled is not None and self._cancelled():
-            raise Cancelled("the job was cancelled")
+    def _samples(self, seconds: float) -> int:
+        return int(seconds * self.sample_rate_hz)
 
     def _knows(self, char: str) -> bool:
         """Whether upstream's own conversion of the character (to itself, to an ASCII mark, to pinyin) is in the vocabulary."""
         vocab = self._cfm.vocab_char_map
         return char in vocab or all(token in vocab for token in self._up.convert_char_to_pinyin([char])[0])
 
-    def _check_text(self, text: str, spoken: set[str]) -> list[tuple[str, str]]:
+    def _check_texts(self, passages: Sequence[Passage], planned: Plan) -> Warnings:
+        found = []
+        for number, passage in enumerate(passages):
+            spoken = {char for one in planned.passes if one.passage == number for char in one.chunk.spoken}
+            found += self._check_text(passage.text, spoken, where=f"segments.{number}: " if len(passages) > 1 else "")
+        return found
+
+    def _check_text(self, text: str, spoken: set[str], where: str) -> Warnings:
         """Characters that reach the model and are not in its vocabulary; those that became words are no matter."""
         unknown = texts.unknown_characters(text, lambda char: char not in spoken or self._knows(char))
         if not unknown:
             return []
         if not any(char.isalnum() and char not in unknown for char in spoken):
-            raise TextEmpty("the model knows none of the characters of this text: its languages are those of its vocabulary")
+            raise TextEmpty(f"{where}the model knows none of the characters of this text: its languages are those of its vocabulary")
         listed = [f"{char!r} at {', '.join(map(str, at[:5]))}{' …' if len(at) > 5 else ''}" for char, at in unknown.items()]
         more = f" and {len(listed) - _CHARACTERS_SHOWN} more" if len(listed) > _CHARACTERS_SHOWN else ""
         message = f"the model cannot speak these characters and leaves a gap: {'; '.join(listed[:_CHARACTERS_SHOWN])}{more}"
-        return [("CHARACTERS_UNKNOWN", message)]
+        return [("CHARACTERS_UNKNOWN", where + message)]
 
 
-def max_chunk_bytes(voice: Voice, speed: float) -> int:
-    """How much text one pass can speak after this reference, by the reference's own rate of speech."""
-    return int(len(voice.text.encode()) / voice.seconds * (PASS_SECONDS - voice.seconds) * speed)
+def _faded(wave: Samples, rate_hz: int, fade_s: float, *, start: bool, end: bool) -> Samples:
+    middle, faded = len(wave) // 2, post.fade_ends(wave, rate_hz, fade_s)
+    return np.concatenate([(faded if start else wave)[:middle], (faded if end else wave)[middle:]])
 
 
-def chunk_seed(seed: int, index: int) -> int:
-    """The request's seed for its first chunk, for the others a hash of both."""
-    if index == 0:
-        return seed
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()) >> 1
+def _of_voices(planned: Plan) -> Warnings:
+    """What is wrong with the references, each once."""
+    voices = {one.alias: one.voice for one in planned.passes}
+    found = [("" if alias is None else f"voice '{alias}': ", warning) for alias, voice in voices.items() for warning in voice.warnings]
+    return [(code, where + message) for where, (code, message) in found]
 
 
-def _frames(ref_frames: int, ref_text: str, chunk: str, speed: float) -> int:
-    """Mel frames of reference and output together: the chunk takes as long per byte as the reference."""
-    length = len(chunk.encode())
-    if length < texts.SHORT_BYTES:
-        speed = _SHORT_SPEED
-    return ref_frames + int(ref_frames / len(ref_text.encode()) * length / speed)
-
-
-def _finish(samples: Samples, bounds: post.Bounds, rate_hz: int, options: Options) -> tuple[Samples, post.Bounds]:
-    """What the options ask for after the join; segments move with the samples."""
-    if options.longest_silence_s is not None:
-        samples, bounds = post.shorten_silences(samples, rate_hz, bounds, options.longest_silence_s)
-    if options.loudness_lufs is not None:
-        samples = post.set_loudness(samples, rate_hz, options.loudness_lufs)
-    if options.fade_s:
-        samples = post.fade_ends(samples, rate_hz, options.fade_s)
-    return samples, bounds
-
-
-def _check_options(options: Options) -> list[tuple[str, str]]:
+def _check_options(options: Options) -> Warnings:
     if options.nfe_step < 16 and options.nfe_step not in _PRUNED_STEPS:
         return [("NFE_NOT_PRUNED", f"nfe_step {options.nfe_step} has no pruned schedule: 7 sounds better in less time, or use 16 or 32")]
     return []

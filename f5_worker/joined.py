@@ -1,4 +1,4 @@
-"""Waves of chunks put together to one."""
+"""Waves of chunks put together to one, which can be taken while it grows."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import numpy as np
 
 from f5_worker.audio import Samples
 
+_WINDOW = 240  # 10 ms
+_PEAK = 0.891  # -1 dBFS
+_MOST_GAIN = 4.0  # 12 dB: what is further from the rest is not speech
+
 
 class Joined:
     """Waves one after the other with an equal-power cross-fade, and silences.
 
+    What is taken is final. Besides what was not taken yet only the end of the last wave is kept, as long as a cross-fade.
+
     Attributes:
-        bounds: (start, end) of every wave in samples of the whole; neighbours touch in the middle of their cross-fade.
+        bounds: (start, end) of every wave in samples of the whole; neighbours touch in the middle of their cross-fade. The last end is
+            final after `close`.
     """
 
     def __init__(self, fade: int) -> None:
@@ -44,6 +51,35 @@ class Joined:
             self._length += samples
             self._after_pause = True
 
-    def samples(self) -> Samples:
-        """The whole."""
-        return np.concatenate(self._parts) if self._parts else np.zeros(0, dtype=np.float32)
+    def take(self) -> Samples:
+        """All that cannot change any more and was not taken before."""
+        if self._after_pause:
+            return self.close()
+        last = self._parts.pop()
+        final = max(0, len(last) - self._fade)
+        taken = np.concatenate([*self._parts, last[:final]])
+        self._parts = [last[final:].copy()]  # a view would keep the whole wave
+        return taken
+
+    def close(self) -> Samples:
+        """The rest."""
+        taken = np.concatenate(self._parts) if self._parts else np.zeros(0, dtype=np.float32)
+        self._parts, self._after_pause = [], True
+        return taken
+
+
+def speech_rms(wave: Samples) -> float:
+    """Root of the mean power of what is not pause: of the 10 ms windows that are at most 10 dB below the mean."""
+    powers = np.square(wave[: len(wave) // _WINDOW * _WINDOW]).reshape(-1, _WINDOW).mean(axis=1)
+    return float(np.sqrt(powers[powers >= powers.mean() / 10].mean())) if len(powers) else 0.0
+
+
+def matched(wave: Samples, rms: float) -> Samples:
+    """The wave with that speech_rms, as far as it takes neither more than 12 dB nor clipping; 0: the wave itself."""
+    own = speech_rms(wave)
+    if not rms or not own:
+        return wave
+    gain = min(max(rms / own, 1 / _MOST_GAIN), _MOST_GAIN)
+    if gain > 1.0:
+        gain = max(1.0, min(gain, _PEAK / float(np.abs(wave).max())))
+    return wave * np.float32(gain)

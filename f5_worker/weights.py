@@ -22,6 +22,7 @@ import torch
 import yaml
 from torch import nn
 
+from f5_worker.backend import Backend
 from f5_worker.errors import EngineError
 from f5_worker.manifest import ModelSpec
 from f5_worker.upstream import Upstream
@@ -68,7 +69,7 @@ class Weightless(torch.overrides.TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def build_cfm(upstream: Upstream, spec: ModelSpec, *, attn_backend: str) -> nn.Module:
+def build_cfm(upstream: Upstream, spec: ModelSpec, backend: Backend) -> nn.Module:
     """F5-TTS's flow-matching model of the given architecture, without weights and vocabulary.
 
     Raises:
@@ -77,7 +78,9 @@ def build_cfm(upstream: Upstream, spec: ModelSpec, *, attn_backend: str) -> nn.M
     try:
         with Weightless():
             transformer = upstream.DiT(
-                **{**spec.arch, "attn_backend": attn_backend}, text_num_embeds=spec.vocab_size, mel_dim=spec.mel["n_mel_channels"]
+                **{**spec.arch, "attn_backend": backend.attn_backend, "attn_mask_enabled": backend.batched},
+                text_num_embeds=spec.vocab_size,
+                mel_dim=spec.mel["n_mel_channels"],
             )
             cfm: nn.Module = upstream.CFM(transformer=transformer, mel_spec_kwargs=dict(spec.mel), odeint_kwargs={"method": "euler"})
     except (TypeError, AssertionError, KeyError, ValueError) as exc:

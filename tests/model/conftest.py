@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from f5_worker import manifest
 from f5_worker.backend import Backend
-from f5_worker.engine import Engine
+from f5_worker.engine import Engine, Options, Passage, Speech
 from f5_worker.reference import Voice, default_voice
 from tests.fakes.tiny_model import write_tiny_model
 
@@ -18,6 +19,12 @@ torch.set_num_threads(1)  # threads that wait for each other cost a tiny model m
 FLOAT32 = Backend(torch.device("cpu"), torch.float32, "torch")
 FLOAT16 = Backend(torch.device("cpu"), torch.float16, "torch")  # what CUDA computes in
 BFLOAT16 = Backend(torch.device("cpu"), torch.bfloat16, "torch")
+
+
+Paths = dict[manifest.PinnedFile, Path]
+
+OPTIONS = Options(seed=5, nfe_step=2)
+SENTENCE = "The quick brown fox jumps over the lazy dog near the river bank today. "
 
 
 @pytest.fixture(autouse=True)
@@ -37,17 +44,17 @@ def spec(tiny: Path) -> manifest.ModelSpec:
 
 
 @pytest.fixture(scope="session")
-def paths(tiny: Path, spec: manifest.ModelSpec) -> dict[manifest.PinnedFile, Path]:
+def paths(tiny: Path, spec: manifest.ModelSpec) -> Paths:
     return {file: tiny / file.repo / file.path for file in spec.files}
 
 
 @pytest.fixture(scope="session", params=[FLOAT32, BFLOAT16], ids=["float32", "bfloat16"])
-def any_engine(request: pytest.FixtureRequest, spec: manifest.ModelSpec, paths: dict[manifest.PinnedFile, Path]) -> Engine:
+def any_engine(request: pytest.FixtureRequest, spec: manifest.ModelSpec, paths: Paths) -> Engine:
     return loaded(spec, paths, request.param)
 
 
 @pytest.fixture(scope="session")
-def engine(spec: manifest.ModelSpec, paths: dict[manifest.PinnedFile, Path]) -> Engine:
+def engine(spec: manifest.ModelSpec, paths: Paths) -> Engine:
     return loaded(spec, paths, BFLOAT16)
 
 
@@ -56,7 +63,19 @@ def voice() -> Voice:
     return default_voice()
 
 
-def loaded(spec: manifest.ModelSpec, paths: dict[manifest.PinnedFile, Path], backend: Backend) -> Engine:
+def loaded(spec: manifest.ModelSpec, paths: Paths, backend: Backend) -> Engine:
     engine = Engine.build(spec, backend)
     engine.load(paths)
     return engine
+
+
+def never() -> bool:
+    return False
+
+
+def speak(engine: Engine, text: str, voice: Voice, options: Options = OPTIONS) -> Speech:
+    return engine.synthesize([Passage(text)], {None: voice}, options, cancelled=never)
+
+
+def digest(speech: Speech) -> str:
+    return hashlib.sha256(speech.samples.tobytes()).hexdigest()

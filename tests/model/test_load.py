@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from f5_worker import upstream, weights
 from f5_worker.backend import choose_backend
-from f5_worker.engine import Engine, Options
+from f5_worker.engine import Engine
 from f5_worker.errors import EngineError
 from f5_worker.manifest import ModelSpec, PinnedFile
 from f5_worker.reference import Voice
-from tests.model.conftest import BFLOAT16, loaded
+from tests.model.conftest import BFLOAT16, loaded, speak
 
 UNWANTED = (
     "huggingface_hub", "transformers", "wandb", "accelerate", "librosa", "encodec", "scipy", "einx", "pypinyin", "torch._dynamo", "runpod",
@@ -62,24 +62,24 @@ def test_upstream_is_imported_once_from_any_thread() -> None:
 
 
 def test_build_allocates_no_weights(spec: ModelSpec) -> None:
-    cfm = weights.build_cfm(upstream.load(), spec, attn_backend="torch")
+    cfm = weights.build_cfm(upstream.load(), spec, BFLOAT16)
     real = {name: t.numel() for name, t in cfm.named_parameters() if not t.is_meta}
     assert sum(real.values()) < 10_000  # only GRN's gamma and beta, which are created by zeros()
     assert not any(buffer.is_meta for buffer in cfm.buffers())
 
 
 def test_loaded_model_has_nothing_on_meta_and_no_gradients(any_engine: Engine) -> None:
-    tensors = [*any_engine._cfm.named_parameters(), *any_engine._cfm.named_buffers(), *any_engine._vocoder.named_parameters()]
+    tensors = [*any_engine._cfm.named_parameters(), *any_engine._cfm.named_buffers(), *any_engine._renderer.vocoder.named_parameters()]
     assert not [name for name, tensor in tensors if tensor.is_meta or tensor.requires_grad]
     assert {t.dtype for t in any_engine._cfm.transformer.transformer_blocks.parameters()} == {any_engine.backend.dtype}
-    assert {t.dtype for t in any_engine._vocoder.parameters()} == {torch.float32}
+    assert {t.dtype for t in any_engine._renderer.vocoder.parameters()} == {torch.float32}
     assert not any_engine._cfm.training
 
 
 def test_describe_names_device_precision_and_versions(engine: Engine) -> None:
     described = engine.describe()
     assert (described["device"], described["dtype"], described["attn_backend"]) == ("cpu", "bfloat16", "torch")
-    assert (described["model"], described["f5_tts"]) == ("demo-tiny", "1.1.22")
+    assert (described["model"], described["f5_tts"], described["batches"]) == ("demo-tiny", "1.1.22", "no")
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,7 @@ def test_backend_follows_compute_capability(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if flash else None)
     backend = choose_backend()
     assert (backend.device.type, backend.dtype, backend.attn_backend) == ("cuda", *expected)
+    assert backend.batched == (backend.attn_backend == "flash_attn")
 
 
 def test_backend_without_cuda_is_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,4 +159,4 @@ def test_unknown_architecture_argument_is_an_engine_error(spec: ModelSpec) -> No
 
 def test_engine_without_weights_refuses_to_speak(spec: ModelSpec, voice: Voice) -> None:
     with pytest.raises(EngineError, match="not loaded"):
-        Engine.build(spec, BFLOAT16).synthesize("Hello there.", voice, Options(seed=0), cancelled=lambda: False)
+        speak(Engine.build(spec, BFLOAT16), "Hello there.", voice)

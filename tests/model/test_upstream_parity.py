@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ import pytest
 import soundfile
 import torch
 
-from f5_worker import manifest
-from f5_worker.engine import Engine, Options
+from f5_worker import manifest, passes
+from f5_worker.engine import Engine, Options, Passage
 from f5_worker.reference import Voice
-from tests.model.conftest import BFLOAT16, FLOAT16, FLOAT32, loaded
+from tests.model.conftest import BFLOAT16, FLOAT16, FLOAT32, loaded, never, speak
 
 RUNS = [
     {"gen_text": "Hello there, this is a test of one chunk.", "seed": 7, "nfe_step": 4, "speed": 1.0},
@@ -34,9 +35,15 @@ RUNS = [
 ]
 
 
+def mel_of(engine: Engine, text: str, voice: Voice, options: Options) -> torch.Tensor:
+    planned = passes.plan([Passage(text)], {None: voice}, options, hop=256)
+    ((mel, _),) = engine._renderer.render(planned.passes, options, never)
+    return mel
+
+
 def amplified(voice: Voice) -> Voice:
     """A reference above the target loudness, which upstream leaves as it is."""
-    return Voice(voice.samples * np.float32(4.0), voice.sample_rate_hz, voice.text, voice.seconds)
+    return replace(voice, samples=voice.samples * np.float32(4.0))
 
 
 @pytest.fixture(scope="module", params=[FLOAT32, FLOAT16], ids=["float32", "float16"])
@@ -65,7 +72,7 @@ def pair(
 def test_every_weight_and_buffer_is_what_upstream_loads(pair: tuple[Engine, Any]) -> None:
     engine, upstream = pair
     state = {f"model.{key}": value for key, value in [*engine._cfm.state_dict().items(), *engine._cfm.named_buffers()]}
-    state |= {f"vocoder.{key}": value for key, value in engine._vocoder.state_dict().items()}
+    state |= {f"vocoder.{key}": value for key, value in engine._renderer.vocoder.state_dict().items()}
     theirs = {key for key in upstream.files if key.startswith(("model.", "vocoder.")) and "feature_extractor" not in key}
     assert theirs == set(state)
     for key in theirs:
@@ -78,8 +85,8 @@ def test_mel_and_wave_of_one_chunk_are_upstreams(pair: tuple[Engine, Any], voice
     run: dict[str, Any] = RUNS[index]
     reference = amplified(voice) if run.get("loud") else voice
     options = Options(seed=run["seed"], nfe_step=run["nfe_step"], speed=run["speed"])
-    mel, _ = engine.render(" ".join(run["gen_text"].split()), reference, options, lambda: False)
-    speech = engine.synthesize(run["gen_text"], reference, options, cancelled=lambda: False)
+    mel = mel_of(engine, run["gen_text"], reference, options)
+    speech = speak(engine, run["gen_text"], reference, options)
     assert len(speech.segments) == 1
     np.testing.assert_array_equal(mel[0].numpy(), upstream[f"mel{index}"])
     np.testing.assert_array_equal(speech.samples, upstream[f"wave{index}"])
@@ -91,6 +98,6 @@ def test_bfloat16_is_upstreams_float32_within_its_rounding(
 ) -> None:
     _, upstream = pair
     options = Options(seed=RUNS[0]["seed"], nfe_step=RUNS[0]["nfe_step"])
-    mel, _ = loaded(spec, paths, BFLOAT16).render(str(RUNS[0]["gen_text"]), voice, options, lambda: False)
+    mel = mel_of(loaded(spec, paths, BFLOAT16), str(RUNS[0]["gen_text"]), voice, options)
     difference = np.abs(mel[0].numpy() - upstream["mel0"])
     assert difference.mean() < 0.05 * np.abs(upstream["mel0"]).mean()

@@ -1,0 +1,218 @@
+"""What is said in which pass: budgets, seeds, speeds, durations, batches. No model is needed for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from f5_worker.errors import RequestError, TextEmpty, TextTooLong, VoiceNotFound
+from f5_worker.passes import Pass, Plan, batches, chunk_seed, halves, max_chunk_bytes, passage_seed, plan
+from f5_worker.reference import Voice, default_voice
+from f5_worker.speech import Options, Passage
+
+HOP = 256
+OPTIONS = Options(seed=5)
+SENTENCE = "The quick brown fox jumps over the lazy dog near the river bank today. "
+
+
+@pytest.fixture(scope="module")
+def voice() -> Voice:
+    return default_voice()
+
+
+@pytest.fixture(scope="module")
+def other(voice: Voice) -> Voice:
+    """A longer recording of a slower speaker."""
+    return replace(voice, samples=np.tile(voice.samples, 2), seconds=2 * voice.seconds)
+
+
+def planned(voice: Voice, text: str = SENTENCE * 8, options: Options = OPTIONS) -> Plan:
+    return plan([Passage(text)], {None: voice}, options, hop=HOP)
+
+
+def spoken_s(found: Plan, options: Options) -> float:
+    """Seconds of the output, computed from the passes the way the engine makes it."""
+    waves = sum((one.frames - 1) * HOP / 24_000 / one.stretch for one in found.passes)
+    fades = options.cross_fade_s * sum(one.pause_before_s == 0 for one in found.passes[1:])
+    return waves - fades + found.pause_after_s + sum(one.pause_before_s for one in found.passes)
+
+
+def test_chunks_have_seeds_of_their_own_and_the_first_the_requests() -> None:
+    seeds = [chunk_seed(42, index) for index in range(100)] + [passage_seed(42, index) for index in range(1, 100)]
+    assert seeds[0] == passage_seed(42, 0) == 42
+    assert len(set(seeds)) == 199
+    assert chunk_seed(42, 1) != chunk_seed(43, 1)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_seeds_of_a_passage_do_not_depend_on_the_text_before_it(voice: Voice) -> None:
+    short, long = ([one.seed for one in plan([Passage(text), Passage("And then.")], {None: voice}, OPTIONS, hop=HOP).passes] for text in
+                   (SENTENCE, SENTENCE * 8))  # fmt: skip
+    assert len(short) < len(long)
+    assert short[-1] == long[-1]
+
+
+def test_a_passage_brings_its_own_voice_speed_seed_and_pause(voice: Voice, other: Voice) -> None:
+    text = "The quick brown fox jumps over it."
+    passages = [Passage(text, pause_after_s=0.5), Passage(text, voice="b", speed=0.8, seed=9, pause_after_s=1.0)]
+    found = plan(passages, {None: voice, "b": other}, OPTIONS, hop=HOP)
+    first, second = found.passes
+    assert (first.alias, first.voice, first.seed, first.pause_before_s, first.passage) == (None, voice, 5, 0.0, 0)
+    assert (second.alias, second.voice, second.seed, second.pause_before_s, second.passage) == ("b", other, 9, 0.5, 1)
+    assert second.frames == pytest.approx(2 * first.frames / 0.8, rel=0.01)
+    assert found.pause_after_s == 1.0
+
+
+def test_budget_is_that_of_the_voice_that_speaks(voice: Voice, other: Voice) -> None:
+    text = f"{SENTENCE * 6}[voice:b] {SENTENCE * 6}"
+    found = plan([Passage(text)], {None: voice, "b": other}, replace(OPTIONS, tags=True), hop=HOP)
+    for alias, speaker in ((None, voice), ("b", other)):
+        sizes = [len(one.chunk.spoken.encode()) for one in found.passes if one.alias == alias]
+        assert sizes
+        assert max(sizes) <= max_chunk_bytes(speaker, 1.0)
+    assert max_chunk_bytes(other, 1.0) < max_chunk_bytes(voice, 1.0)
+
+
+def test_reference_and_output_stay_within_one_pass(voice: Voice) -> None:
+    for seconds, speed in ((0.5, 1.0), (5.0, 1.0), (12.0, 1.0), (12.0, 0.3), (3.0, 2.0), (3.0, 4.0)):
+        reference = replace(voice, seconds=seconds, samples=np.zeros(int(seconds * 24_000), np.float32))
+        found = planned(reference, SENTENCE * 40, replace(OPTIONS, speed=speed))
+        assert max((one.reference_frames + one.frames) * HOP / 24_000 for one in found.passes) <= 22.1
+
+
+@pytest.mark.parametrize(
+    ("speed", "model_speed"), [(1.0, 1.0), (0.7, 0.7), (1.3, 1.3), (0.25, 0.7), (4.0, 1.3), (2.0, 1.3)]
+)  # fmt: skip
+def test_speed_beyond_the_models_is_left_to_the_stretch(voice: Voice, speed: float, model_speed: float) -> None:
+    (plain,) = planned(voice, SENTENCE).passes
+    (one,) = planned(voice, SENTENCE, replace(OPTIONS, speed=speed)).passes
+    assert one.frames == pytest.approx(plain.frames / model_speed, abs=1)
+    assert one.stretch == pytest.approx(speed / model_speed)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 1.0, 1.4, 3.5])
+@pytest.mark.parametrize("text", [SENTENCE, SENTENCE * 10, f"{SENTENCE * 3}[pause:2s] Yes. [pause:1s]"])
+def test_duration_is_met_within_a_frame(voice: Voice, text: str, share: float) -> None:
+    options = replace(OPTIONS, tags=True)
+    natural = planned(voice, text, options)
+    pauses_s = natural.pause_after_s + sum(one.pause_before_s for one in natural.passes)
+    options = replace(options, duration_s=pauses_s + share * (spoken_s(natural, options) - pauses_s))
+    assert spoken_s(planned(voice, text, options), options) == pytest.approx(options.duration_s, abs=2 * HOP / 24_000)
+
+
+def test_duration_is_spread_by_bytes(voice: Voice) -> None:
+    found = planned(voice, SENTENCE * 10, replace(OPTIONS, duration_s=50.0)).passes
+    rates = [len(one.chunk.spoken.encode()) / one.frames for one in found]
+    assert len(found) > 2
+    assert max(rates) < 1.02 * min(rates)
+
+
+@pytest.mark.parametrize("duration_s", [0.5, 90.0])
+def test_duration_that_no_speed_meets_is_refused_with_the_range(voice: Voice, duration_s: float) -> None:
+    with pytest.raises(RequestError, match=r"can be spoken in \d+\.\d to \d+\.\d s"):
+        planned(voice, SENTENCE, replace(OPTIONS, duration_s=duration_s))
+
+
+def test_duration_of_several_passages_is_refused(voice: Voice) -> None:
+    with pytest.raises(RequestError, match="give each segment a speed"):
+        plan([Passage("One."), Passage("Two.")], {None: voice}, replace(OPTIONS, duration_s=5.0), hop=HOP)
+
+
+def test_one_endless_word_is_cut_into_passes(voice: Voice) -> None:
+    found = planned(voice, "a" * 10_000).passes
+    assert "".join(one.chunk.spoken for one in found) == "a" * 10_000
+    assert max(len(one.chunk.spoken) for one in found) <= max_chunk_bytes(voice, 1.0)
+
+
+def test_longest_text_is_planned_and_one_character_more_refused(voice: Voice) -> None:
+    text = (SENTENCE * 705)[:50_000]
+    assert " ".join(one.chunk.written for one in planned(voice, text).passes) == " ".join(text.split())
+    with pytest.raises(TextTooLong):
+        planned(voice, text + "a")
+
+
+def test_first_chunk_is_short_when_asked_and_nothing_else_is_lost(voice: Voice) -> None:
+    whole = planned(voice)
+    quick = planned(voice, options=replace(OPTIONS, first_chunk_bytes=40))
+    assert len(quick.passes[0].chunk.spoken.encode()) <= 40 < len(whole.passes[0].chunk.spoken.encode())
+    assert " ".join(one.chunk.spoken for one in quick.passes) == " ".join(one.chunk.spoken for one in whole.passes)
+    assert " ".join(one.chunk.written for one in quick.passes) == " ".join(one.chunk.written for one in whole.passes)
+
+
+def test_first_chunk_that_is_short_already_is_left_alone(voice: Voice) -> None:
+    assert [one.chunk for one in planned(voice, "Hello there.", replace(OPTIONS, first_chunk_bytes=40)).passes] == [
+        one.chunk for one in planned(voice, "Hello there.").passes
+    ]
+
+
+def test_split_first_chunk_keeps_its_map_to_the_text(voice: Voice) -> None:
+    text = "It costs $3.50 now, and that is all there is to say about it today."
+    for first_bytes in range(8, 60, 3):
+        for one in planned(voice, text, replace(OPTIONS, first_chunk_bytes=first_bytes)).passes:
+            for span in one.chunk.spans:
+                spoken, written = one.chunk.spoken[span.spoken_start : span.spoken_end], text[span.start : span.end]
+                assert (spoken == written) or "3.50" in written
+                assert written in one.chunk.written
+
+
+def test_unknown_voice_is_refused_with_the_known_ones(voice: Voice) -> None:
+    with pytest.raises(VoiceNotFound, match=r"segments\.1: there is no voice 'c'; known are b"):
+        plan([Passage("One."), Passage("Two.", voice="c")], {None: voice, "b": voice}, OPTIONS, hop=HOP)
+
+
+def test_problem_of_one_passage_says_where_it_is(voice: Voice) -> None:
+    with pytest.raises(TextEmpty, match=r"segments\.1: "):
+        plan([Passage("One."), Passage("...")], {None: voice}, OPTIONS, hop=HOP)
+
+
+def test_halves_say_the_same_in_the_same_time(voice: Voice) -> None:
+    (one,) = planned(voice, SENTENCE).passes
+    parts = halves(one)
+    assert len(parts) == 2
+    assert " ".join(part.chunk.spoken for part in parts) == one.chunk.spoken
+    assert sum(part.frames for part in parts) == pytest.approx(one.frames, abs=2)
+    assert parts[0].seed == one.seed != parts[1].seed
+
+
+def of_lengths(voice: Voice, *frames: int) -> list[Pass]:
+    (one,) = planned(voice, "Hello there.").passes
+    return [replace(one, reference_frames=100, frames=n, seed=index) for index, n in enumerate(frames)]
+
+
+@pytest.mark.parametrize(
+    ("frames", "together", "gradual", "expected"),
+    [
+        ((300, 310, 320), False, False, [1, 1, 1]),
+        ((300, 310, 320), True, False, [3]),
+        ((300, 310, 320), True, True, [1, 1, 1]),
+        ((300, 310, 50, 320, 330), True, False, [2, 1, 2]),
+        ((300,) * 20, True, False, [8, 8, 4]),
+        ((300,) * 20, True, True, [1, 1, 2, 4, 8, 4]),
+        ((), True, True, []),
+    ],
+)
+def test_neighbours_of_near_equal_length_run_together_where_the_backend_gains(
+    voice: Voice, frames: tuple[int, ...], together: bool, gradual: bool, expected: list[int]
+) -> None:
+    passes = of_lengths(voice, *frames)
+    groups = batches(passes, together=together, gradual=gradual)
+    assert [len(group) for group in groups] == expected
+    assert [one for group in groups for one in group] == passes
+
+
+def test_no_batch_mixes_voices(voice: Voice, other: Voice) -> None:
+    passes = of_lengths(voice, 300, 300, 300, 300)
+    passes[1] = replace(passes[1], voice=other)
+    groups = batches(passes, together=True, gradual=False)
+    assert [len(group) for group in groups] == [1, 1, 2]
+
+
+def test_padding_of_a_batch_is_at_most_a_fifth(voice: Voice) -> None:
+    frames = np.random.default_rng(0).integers(50, 1500, 200).tolist()
+    for group in batches(of_lengths(voice, *frames), together=True, gradual=False):
+        lengths = [one.reference_frames + one.frames for one in group]
+        assert min(lengths) >= 0.8 * max(lengths)
+        assert all(later.seed == earlier.seed + 1 for earlier, later in pairwise(group))
