@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 
 from f5_worker.cache import HubCache
 from f5_worker.disk import disk_error
@@ -29,6 +30,18 @@ def set_client_env(env: MutableMapping[str, str], cache: HubCache) -> None:
     env["HF_HUB_CACHE"] = str(cache.root / "hub")
     for name, value in CLIENT_ENV.items():
         env.setdefault(name, value)
+
+
+@contextmanager
+def online() -> Iterator[None]:
+    """Let the client ask the hub inside the block, in a process for which the boot has set HF_HUB_OFFLINE."""
+    from huggingface_hub import constants  # noqa: PLC0415 - see download
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, False  # read from the environment at import, asked at each request
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def download(file: PinnedFile, cache: HubCache) -> None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from f5_worker.errors import SettingsError, StoreCorrupt
 
@@ -84,6 +84,30 @@ class ModelSpec:
         return tuple(sorted(wanted, key=lambda f: -f.size_bytes))
 
 
+@dataclass(frozen=True)
+class TranscriberSpec:
+    """A Whisper checkpoint in transformers' format. Its tokenizer and configuration are not fetched: they follow from this."""
+
+    name: str
+    weights: PinnedFile
+    arch: Mapping[str, Any]  # keyword arguments of transformers.WhisperConfig
+    languages: tuple[str, ...]  # codes, in the order of their tokens
+    alignment_heads: tuple[tuple[int, int], ...]  # (decoder layer, head) whose cross-attention follows the speech
+    license: str
+
+    @property
+    def files(self) -> tuple[PinnedFile, ...]:
+        return (self.weights,)
+
+
+class _Registry(NamedTuple):
+    """The entries of one models file."""
+
+    models: dict[str, ModelSpec]
+    vocoders: dict[str, VocoderSpec]
+    transcribers: dict[str, TranscriberSpec]
+
+
 def commit_prefix(prefix: str, repo: str, commit: str) -> str:
     """Key prefix of everything that belongs to one commit."""
     return f"{prefix}{repo.replace('/', '--')}/{commit}/"
@@ -107,10 +131,7 @@ def load_models(extra: Path | None = None) -> dict[str, ModelSpec]:
     Raises:
         SettingsError: the extra file is missing or not of the schema; the message says where.
     """
-    models, vocoders = _read_registry(Path(__file__).with_name("models.json"), {})
-    if extra is not None:
-        models |= _read_registry(extra, vocoders)[0]
-    return models
+    return _load(extra).models
 
 
 def load_model(name: str, extra: Path | None = None) -> ModelSpec:
@@ -121,14 +142,35 @@ def load_model(name: str, extra: Path | None = None) -> ModelSpec:
     return models[name]
 
 
-def _read_registry(path: Path, known_vocoders: Mapping[str, VocoderSpec]) -> tuple[dict[str, ModelSpec], dict[str, VocoderSpec]]:
+def load_transcriber(extra: Path | None = None) -> TranscriberSpec:
+    """The pinned speech recogniser; one of the extra file takes its place. Raises SettingsError as load_models does."""
+    return list(_load(extra).transcribers.values())[-1]
+
+
+def load_pins(extra: Path | None = None) -> list[PinnedFile]:
+    """Every file that a worker may need. Raises SettingsError as load_models does."""
+    known = _load(extra)
+    of_models = [file for spec in known.models.values() for file in spec.files]
+    return of_models + [file for spec in known.transcribers.values() for file in spec.files]
+
+
+def _load(extra: Path | None) -> _Registry:
+    known = _read_registry(Path(__file__).with_name("models.json"), {})
+    if extra is None:
+        return known
+    own = _read_registry(extra, known.vocoders)
+    return _Registry(known.models | own.models, own.vocoders, known.transcribers | own.transcribers)
+
+
+def _read_registry(path: Path, known_vocoders: Mapping[str, VocoderSpec]) -> _Registry:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         vocoders = dict(known_vocoders) | {name: _vocoder(name, entry) for name, entry in raw.get("vocoders", {}).items()}
+        transcribers = {name: _transcriber(name, entry) for name, entry in raw.get("transcribers", {}).items()}
         models = {name: _model(name, entry, vocoders) for name, entry in raw["models"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise SettingsError(f"models file {path.name}: {type(exc).__name__}: {exc}; see f5_worker/models.json for the schema") from exc
-    return models, vocoders
+    return _Registry(models, vocoders, transcribers)
 
 
 def _files(entry: Mapping[str, Any]) -> dict[str, PinnedFile]:
@@ -153,6 +195,17 @@ def _model(name: str, entry: Mapping[str, Any], vocoders: Mapping[str, VocoderSp
         arch=dict(entry["arch"]),
         mel=dict(entry["mel"]),
         vocoder=vocoders[entry["vocoder"]],
+        license=str(entry["license"]),
+    )
+
+
+def _transcriber(name: str, entry: Mapping[str, Any]) -> TranscriberSpec:
+    return TranscriberSpec(
+        name=name,
+        weights=_files(entry)[entry["weights"]],
+        arch=dict(entry["arch"]),
+        languages=tuple(entry["languages"].split()),
+        alignment_heads=tuple((int(layer), int(head)) for layer, head in entry["alignment_heads"]),
         license=str(entry["license"]),
     )
 

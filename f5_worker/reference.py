@@ -1,37 +1,45 @@
-"""A voice to clone: the reference recording, decoded and checked, and the words spoken in it."""
+"""A voice to clone: the reference recording, decoded, cut and checked, and the words spoken in it."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
-import io
+import threading
 import tomllib
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import soundfile
 
-from f5_worker import audio
+from f5_worker import audio, quality
 from f5_worker.audio import Samples
 from f5_worker.errors import InternalError, ReferenceInvalid
+from f5_worker.levels import WINDOWS_PER_S, loud_windows, quietest_cut
+from f5_worker.quality import Quality, Warnings
+
+__all__ = ["Quality", "Voice", "VoiceCache", "default_voice", "prepare"]
 
 SAMPLE_RATE_HZ = 24_000
 MIN_SECONDS = 0.5
 MAX_SECONDS = 12.0  # F5-TTS was trained on clips of up to 30 s, reference and output together
-_MAX_DECODE_SECONDS = 600.0  # bounds memory: 10 minutes of mono at 24 kHz are 58 MB
-_RATES_HZ = (4_000, 384_000)
-_MAX_CHANNELS = 32
-_WINDOW = SAMPLE_RATE_HZ // 100  # 10 ms, the step in which loudness is looked at
-_SILENCE_DBFS = -60.0  # nothing louder than this: not a recording of a voice
-_EDGE_DBFS = -42.0  # upstream's threshold for trimming the edges
-_EDGE_BELOW_PEAK_DB = 30.0  # of a quiet recording only what is this far below its loudest window is trimmed
+_CUT_FROM_S = 6.0  # a longer recording is cut at its quietest place between this and MAX_SECONDS
+_MAX_DECODE_SECONDS = 600.0  # bounds time and memory; what comes after is not looked at
 _TAIL = SAMPLE_RATE_HZ // 20  # upstream appends 50 ms of silence
 _CHARS_PER_S = (3.0, 35.0)
 _SENTENCE_END = ".!?。！？…؟۔।"  # noqa: RUF001 - the marks of other scripts are meant
-_QUIET_RMS = 0.005  # -46 dBFS: raised to the model's level, the noise of such a recording is cloned too
-_NARROW_HZ = 16_000
 
-Warnings = tuple[tuple[str, str], ...]
+
+class Recogniser(Protocol):
+    """What prepare needs of transcribe.Transcriber."""
+
+    def transcribe(self, samples: Samples, rate_hz: int, language: str | None = None) -> Recognised: ...
+
+
+class Recognised(Protocol):
+    @property
+    def text(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -42,24 +50,80 @@ class Voice:
     sample_rate_hz: int
     text: str
     seconds: float
-    warnings: Warnings = ()  # (code, message)
+    warnings: Warnings = ()
+    quality: Quality | None = None  # None: not made by prepare
+    transcribed: bool = False  # whether the text was recognised and not given
+    id: str = ""  # sha256 of the recording and the text as given
 
 
-def prepare(data: bytes, text: str) -> Voice:
-    """Decode and check a recording (wav, flac, mp3, ogg, opus, aiff) and its words.
+def prepare(data: bytes, text: str | None, *, transcriber: Recogniser | None = None, language: str | None = None) -> Voice:
+    """Decode, cut and check a recording of any common format, and its words.
 
+    A recording of more than 12 s is cut at a silence; its text then no longer fits, so the cut is transcribed, as is one without text.
+
+    Args:
+        language: of the recording, for the transcriber; None: detected.
     Raises:
         ReferenceInvalid: the recording cannot be cloned from, or the text cannot be what is spoken in it; the message says what to change.
+        TranscriberUnavailable: it has to be transcribed, and that cannot be done.
     """
-    words = " ".join(text.split())
-    if not any(char.isalnum() for char in words):
+    given = " ".join((text or "").split())
+    words = given if any(char.isalnum() for char in given) else ""
+    if not words and transcriber is None:
         raise ReferenceInvalid("ref_text is empty: pass the words that are spoken in the reference audio")
-    samples, rate_hz = _decode(data)
-    samples = _trim(audio.resample(_mono(samples), rate_hz, SAMPLE_RATE_HZ))
-    seconds = len(samples) / SAMPLE_RATE_HZ
-    _check_length(seconds, words)
-    rms = float(np.sqrt(np.mean(np.square(samples))))
-    return Voice(samples, SAMPLE_RATE_HZ, _ended(words), seconds, _warnings(rms, rate_hz, samples))
+    recorded, recorded_hz = audio.decode(data, max_seconds=_MAX_DECODE_SECONDS)
+    whole = _trim(audio.resample(recorded.mean(axis=1, dtype=np.float32), recorded_hz, SAMPLE_RATE_HZ))
+    used = _cut(whole, transcriber)
+    if not words or len(used) < len(whole):
+        words = _recognise(used, transcriber, language)
+        transcribed = True
+    else:
+        _check_rate(words, len(used) / SAMPLE_RATE_HZ)
+        transcribed = False
+    measured = quality.measure(used, SAMPLE_RATE_HZ, recorded=recorded, recorded_hz=recorded_hz)
+    samples = np.concatenate([used, np.zeros(_TAIL, dtype=np.float32)])
+    return Voice(
+        samples,
+        SAMPLE_RATE_HZ,
+        _ended(words),
+        len(samples) / SAMPLE_RATE_HZ,
+        (*_cut_warning(whole, used, words_given=bool(given)), *quality.warnings(measured)),
+        measured,
+        transcribed,
+        _content_id(data, text),
+    )
+
+
+class VoiceCache:
+    """Prepared voices, the least recently used dropped first. Safe from any thread."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """Keep voices whose samples take at most max_bytes together."""
+        self._max_bytes = max_bytes
+        self._voices: OrderedDict[tuple[str, str | None], Voice] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def size_bytes(self) -> int:
+        with self._lock:
+            return self._size_bytes()
+
+    def prepare(self, data: bytes, text: str | None, *, transcriber: Recogniser | None = None, language: str | None = None) -> Voice:
+        """The same as the function `prepare`, whose errors it raises; an equal voice is prepared once."""
+        key = (_content_id(data, text), language)
+        with self._lock:
+            if key in self._voices:
+                self._voices.move_to_end(key)
+                return self._voices[key]
+        voice = prepare(data, text, transcriber=transcriber, language=language)
+        with self._lock:
+            self._voices[key] = voice
+            while self._size_bytes() > self._max_bytes:
+                self._voices.popitem(last=False)
+        return voice
+
+    def _size_bytes(self) -> int:
+        return sum(voice.samples.nbytes for voice in self._voices.values())
 
 
 def default_voice() -> Voice:
@@ -72,52 +136,60 @@ def default_voice() -> Voice:
     return prepare((folder / "basic_ref_en.wav").read_bytes(), example["ref_text"])
 
 
-def _decode(data: bytes) -> tuple[Samples, int]:
-    if not data:
-        raise ReferenceInvalid("the reference audio is empty (0 bytes)")
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as sound:
-            rate_hz, channels = int(sound.samplerate), int(sound.channels)
-            if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1] or channels > _MAX_CHANNELS:
-                raise ReferenceInvalid(f"the reference audio has {rate_hz} Hz and {channels} channels: send 8 to 192 kHz, mono or stereo")
-            samples: Samples = sound.read(int(_MAX_DECODE_SECONDS * rate_hz), dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, ValueError, TypeError) as exc:  # TypeError: headerless RAW is guessed
-        raise ReferenceInvalid("the reference is not audio that can be read: send wav, flac, mp3, ogg or opus") from exc
-    if not np.isfinite(samples).all():
-        raise ReferenceInvalid("the reference audio holds samples that are not numbers (NaN or infinity): export it again")
-    return samples, rate_hz
-
-
-def _mono(samples: Samples) -> Samples:
-    mixed: Samples = samples.mean(axis=1, dtype=np.float32)
-    return mixed
-
-
-def _levels_dbfs(samples: Samples) -> Samples:
-    """Loudness of every 10 ms window; what is left over at the end counts as one window."""
-    padded = np.pad(samples, (0, -len(samples) % _WINDOW)).reshape(-1, _WINDOW)
-    levels: Samples = 20.0 * np.log10(np.maximum(np.sqrt(np.mean(np.square(padded), axis=1)), 1e-10))
-    return levels
+def _content_id(data: bytes, text: str | None) -> str:
+    digest = hashlib.sha256((text or "").encode("utf-8", "surrogatepass"))
+    digest.update(b"\0")
+    digest.update(data)
+    return digest.hexdigest()
 
 
 def _trim(samples: Samples) -> Samples:
-    levels = _levels_dbfs(samples)
-    if not len(levels) or levels.max() < _SILENCE_DBFS:
+    loud = loud_windows(samples, SAMPLE_RATE_HZ)
+    if not loud:
         raise ReferenceInvalid("the reference audio is silent: send a recording of a voice")
-    loud = np.flatnonzero(levels > min(_EDGE_DBFS, float(levels.max()) - _EDGE_BELOW_PEAK_DB))
-    kept = samples[loud[0] * _WINDOW : (loud[-1] + 1) * _WINDOW]
-    return np.concatenate([kept, np.zeros(_TAIL, dtype=np.float32)])
+    window = SAMPLE_RATE_HZ // WINDOWS_PER_S
+    kept = samples[loud[0] * window : (loud[-1] + 1) * window]
+    if len(kept) < MIN_SECONDS * SAMPLE_RATE_HZ:
+        raise ReferenceInvalid(f"the reference audio holds {len(kept) / SAMPLE_RATE_HZ:.2f} s of sound: send 3 to 12 s of speech")
+    return kept
 
 
-def _check_length(seconds: float, words: str) -> None:
-    if seconds < MIN_SECONDS:
-        raise ReferenceInvalid(f"the reference audio holds {seconds:.2f} s of sound: send 3 to 12 s of speech")
-    if seconds > MAX_SECONDS:
-        raise ReferenceInvalid(f"the reference audio is {seconds:.1f} s long: cut it to at most 12 s and pass the text of that part")
-    rate = len(words) / seconds
-    if not _CHARS_PER_S[0] <= rate <= _CHARS_PER_S[1]:
+def _cut(samples: Samples, transcriber: Recogniser | None) -> Samples:
+    """At most 12 s of the recording, from its beginning."""
+    if len(samples) <= MAX_SECONDS * SAMPLE_RATE_HZ:
+        return samples
+    if transcriber is None:
         raise ReferenceInvalid(
-            f"ref_text has {len(words)} characters for {seconds:.1f} s of audio, {rate:.1f} a second; speech has 3 to 35: "
+            f"the reference audio is {len(samples) / SAMPLE_RATE_HZ:.1f} s long: cut it to at most 12 s and pass the text of that part"
+        )
+    return _trim(samples[: quietest_cut(samples, SAMPLE_RATE_HZ, from_s=_CUT_FROM_S, to_s=MAX_SECONDS)])
+
+
+def _cut_warning(whole: Samples, used: Samples, *, words_given: bool) -> Warnings:
+    if len(used) == len(whole):
+        return ()
+    instead = " in place of ref_text" if words_given else ""
+    whole_s, used_s = len(whole) / SAMPLE_RATE_HZ, len(used) / SAMPLE_RATE_HZ
+    message = f"of the reference audio's {whole_s:.1f} s the first {used_s:.1f} s are used, with the words recognised in them{instead}"
+    return (("REFERENCE_CUT", message),)
+
+
+def _recognise(samples: Samples, transcriber: Recogniser | None, language: str | None) -> str:
+    assert transcriber is not None  # noqa: S101 - the callers refused before; mypy cannot see it
+    words = " ".join(transcriber.transcribe(samples, SAMPLE_RATE_HZ, language).text.split())
+    if not any(char.isalnum() for char in words) or not _is_speakable(words, len(samples) / SAMPLE_RATE_HZ):
+        raise ReferenceInvalid("the words of the reference audio could not be recognised: pass ref_text and at most 12 s of audio")
+    return words
+
+
+def _is_speakable(words: str, seconds: float) -> bool:
+    return _CHARS_PER_S[0] <= len(words) / seconds <= _CHARS_PER_S[1]
+
+
+def _check_rate(words: str, seconds: float) -> None:
+    if not _is_speakable(words, seconds):
+        raise ReferenceInvalid(
+            f"ref_text has {len(words)} characters for {seconds:.1f} s of audio, {len(words) / seconds:.1f} a second; speech has 3 to 35: "
             "pass exactly the words that are spoken in the reference audio"
         )
 
@@ -127,13 +199,3 @@ def _ended(words: str) -> str:
     if words[-1] not in _SENTENCE_END:
         words += "."
     return words if len(words[-1].encode()) > 1 else words + " "
-
-
-def _warnings(rms: float, rate_hz: int, samples: Samples) -> Warnings:
-    clipped = float(np.mean(np.abs(samples) >= 0.999))
-    checks = (
-        (rms < _QUIET_RMS, "REFERENCE_QUIET", f"the reference audio is very quiet ({20 * np.log10(max(rms, 1e-10)):.0f} dBFS)"),
-        (rate_hz < _NARROW_HZ, "REFERENCE_NARROWBAND", f"the reference audio has only {rate_hz} Hz: the voice will sound muffled"),
-        (clipped > 0.001, "REFERENCE_CLIPPED", f"{clipped:.1%} of the reference audio is clipped: the voice may sound harsh"),
-    )
-    return tuple((code, message) for found, code, message in checks if found)

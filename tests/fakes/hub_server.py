@@ -1,6 +1,6 @@
 """A loopback stand-in for the Hugging Face hub, for the real huggingface_hub client through HF_ENDPOINT.
 
-Serves the files of the models in a models file (schema of f5_worker/models.json) from `<folder>/<org>/<name>/<path>`.
+Serves the files of the models and transcribers in a models file (schema of f5_worker/models.json) from `<folder>/<org>/<name>/<path>`.
 Runs as a program too: `python -m tests.fakes.hub_server <models.json> <folder>` prints its URL and serves until it is ended.
 """
 
@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from f5_worker.manifest import PinnedFile, load_models
+from f5_worker.manifest import PinnedFile, load_pins
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -111,8 +111,7 @@ def hub_server(models_file: Path | None = None, folder: Path | None = None) -> I
     """Serve on a free loopback port until the block ends."""
     hub = HubServer()
     if models_file is not None:
-        for model in load_models(models_file).values():
-            hub.add(folder or models_file.parent, model.files)
+        hub.add(folder or models_file.parent, load_pins(models_file))
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"

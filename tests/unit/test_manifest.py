@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from f5_worker.errors import SettingsError, StoreCorrupt
-from f5_worker.manifest import MANIFEST_MAX_BYTES, PinnedFile, dump_manifest, is_safe_path, load_model, load_models, parse_manifest
+from f5_worker.manifest import (
+    MANIFEST_MAX_BYTES,
+    PinnedFile,
+    dump_manifest,
+    is_safe_path,
+    load_model,
+    load_models,
+    load_pins,
+    load_transcriber,
+    parse_manifest,
+)
 
 FILES = load_model("F5TTS_v1_Base").files
 
@@ -107,3 +117,34 @@ def test_an_unknown_model_is_a_settings_error_that_lists_the_known() -> None:
 def test_a_pinned_file_refuses_a_bad_commit() -> None:
     with pytest.raises(ValueError, match="commit"):
         PinnedFile("a/b", "main", "x", 1, "0" * 64, "0" * 64)
+
+
+def test_the_real_transcriber_is_pinned() -> None:
+    spec = load_transcriber()
+    [file] = spec.files
+    assert (spec.name, spec.license) == ("whisper-large-v3-turbo", "MIT")
+    assert (file.repo, file.path, file.size_bytes) == ("openai/whisper-large-v3-turbo", "model.safetensors", 1_617_824_864)
+    assert len(spec.languages) == len(set(spec.languages)) == 100
+
+
+def test_a_models_file_may_bring_a_transcriber_of_its_own(tmp_path: Path) -> None:
+    registry = json.loads((Path(__file__).parents[2] / "f5_worker" / "models.json").read_text())
+    own = tmp_path / "mine.json"
+    own.write_text(json.dumps({"schema": 1, "models": {}, "transcribers": {"mine": registry["transcribers"]["whisper-large-v3-turbo"]}}))
+    assert load_transcriber(own).name == "mine"
+    own.write_text(json.dumps({"schema": 1, "models": {}}))
+    assert load_transcriber(own) == load_transcriber()
+
+
+@pytest.mark.parametrize("change", [{"alignment_heads": [[1]]}, {"languages": 7}, {"weights": "other.bin"}, {"arch": None}])
+def test_a_transcriber_that_is_not_of_the_schema_is_a_settings_error(tmp_path: Path, change: dict[str, object]) -> None:
+    registry = json.loads((Path(__file__).parents[2] / "f5_worker" / "models.json").read_text())
+    own = tmp_path / "mine.json"
+    entry = registry["transcribers"]["whisper-large-v3-turbo"] | change
+    own.write_text(json.dumps({"schema": 1, "models": {}, "transcribers": {"mine": entry}}))
+    with pytest.raises(SettingsError, match=r"mine\.json"):
+        load_transcriber(own)
+
+
+def test_the_pins_are_the_files_of_all_models_and_transcribers() -> None:
+    assert set(load_pins()) == {*FILES, *load_transcriber().files}

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
 import struct
-from typing import Any
+import threading
+import time
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-import soundfile
 
 from f5_worker import reference
 from f5_worker.errors import ReferenceInvalid
+from tests.sounds import Wave, file_of, silence, speech, tone
 
 TEXT = "Some words that fit three seconds of speech."
 
 
-def tone(seconds: float, rate_hz: int = 24_000, level: float = 0.3) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return (level * np.sin(2 * np.pi * 220 * np.arange(int(seconds * rate_hz)) / rate_hz)).astype(np.float32)
+@dataclass
+class Recogniser:
+    """Stands in for transcribe.Transcriber and says what it was asked."""
 
+    text: str = "these are the words that were heard in the recording"
+    seconds: list[float] = field(default_factory=list)
+    languages: list[str | None] = field(default_factory=list)
 
-def file_of(samples: np.ndarray[Any, Any], rate_hz: int = 24_000, fmt: str = "WAV", subtype: str | None = None) -> bytes:
-    data = io.BytesIO()
-    soundfile.write(data, samples, rate_hz, format=fmt, subtype=subtype)
-    return data.getvalue()
-
-
-def silence(seconds: float, rate_hz: int = 24_000) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.zeros(int(seconds * rate_hz), dtype=np.float32)
+    def transcribe(self, samples: Wave, rate_hz: int, language: str | None = None) -> Recogniser:
+        self.seconds.append(len(samples) / rate_hz)
+        self.languages.append(language)
+        return self
 
 
 @pytest.mark.parametrize(
@@ -46,7 +48,7 @@ def test_common_formats_are_decoded(fmt: str, subtype: str | None) -> None:
 
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000])
 def test_any_rate_becomes_24_khz_at_the_same_pitch(rate_hz: int) -> None:
-    voice = reference.prepare(file_of(tone(3, rate_hz), rate_hz), TEXT)
+    voice = reference.prepare(file_of(speech(3, rate_hz), rate_hz), TEXT)
     spectrum = np.abs(np.fft.rfft(voice.samples))
     assert int(np.argmax(spectrum)) / len(voice.samples) * 24_000 == pytest.approx(220, abs=2)
     assert [code for code, _ in voice.warnings] == (["REFERENCE_NARROWBAND"] if rate_hz < 16_000 else [])
@@ -70,13 +72,13 @@ def test_pauses_inside_are_kept() -> None:
 
 
 def test_quiet_recording_is_kept_whole_and_warned_about() -> None:
-    voice = reference.prepare(file_of(tone(3, level=0.004), subtype="PCM_24"), TEXT)
+    voice = reference.prepare(file_of(speech(3, level=0.01), subtype="PCM_24"), TEXT)
     assert voice.seconds == pytest.approx(3.05, abs=0.02)
     assert [code for code, _ in voice.warnings] == ["REFERENCE_QUIET"]
 
 
 def test_clipped_recording_is_warned_about() -> None:
-    voice = reference.prepare(file_of(np.clip(tone(3, level=3.0), -1, 1)), TEXT)
+    voice = reference.prepare(file_of(np.clip(speech(3, level=6.0), -1, 1)), TEXT)
     assert [code for code, _ in voice.warnings] == ["REFERENCE_CLIPPED"]
 
 
@@ -101,7 +103,7 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "one byte": (b"\0", TEXT, "not audio"),
     "truncated header": (file_of(tone(3))[:20], TEXT, "not audio"),
     "header without samples": (header_only(), TEXT, "silent"),
-    "0.2 s": (file_of(tone(0.2)), "Hey.", r"0\.25 s of sound"),
+    "0.2 s": (file_of(tone(0.2)), "Hey.", r"0\.20 s of sound"),
     "silence": (file_of(silence(3)), TEXT, "silent"),
     "hiss far below speech": (file_of(tone(3, level=0.0005), subtype="PCM_24"), TEXT, "silent"),
     "NaN": (file_of(np.full(48_000, np.nan, dtype=np.float32), subtype="FLOAT"), TEXT, "not numbers"),
@@ -128,8 +130,120 @@ def test_wrong_extension_does_not_matter_because_the_content_decides() -> None:
     assert reference.prepare(file_of(tone(3), fmt="FLAC"), TEXT).seconds > 3
 
 
+def test_twelve_seconds_are_not_cut() -> None:
+    voice = reference.prepare(file_of(speech(12)), "word " * 30)
+    assert voice.seconds == pytest.approx(12.05, abs=0.001)
+    assert not voice.transcribed
+
+
+@pytest.mark.parametrize("text", [None, "", " \n", "...", "the words of all of the twenty seconds, which is more than what is used"])
+def test_a_long_recording_is_cut_at_a_silence_and_the_cut_is_transcribed(text: str | None) -> None:
+    recogniser = Recogniser()
+    recording = np.concatenate([speech(9), silence(0.3), speech(11)])
+    voice = reference.prepare(file_of(recording), text, transcriber=recogniser, language="de")
+    assert voice.seconds == pytest.approx(9.05, abs=0.02)
+    assert (voice.text, voice.transcribed) == (f"{recogniser.text}. ", True)
+    assert (recogniser.seconds, recogniser.languages) == ([pytest.approx(9.0, abs=0.02)], ["de"])
+    [(code, message)] = voice.warnings
+    assert code == "REFERENCE_CUT"
+    assert ("in place of ref_text" in message) == bool(text and text.strip())
+
+
+def test_of_several_silences_the_last_before_twelve_seconds_is_taken() -> None:
+    recording = np.concatenate([speech(7), silence(0.3), speech(3), silence(0.3), speech(1.2), silence(0.3), speech(20)])
+    voice = reference.prepare(file_of(recording), None, transcriber=Recogniser())
+    assert voice.seconds == pytest.approx(7 + 0.3 + 3 + 0.3 + 1.2 + 0.05, abs=0.02)
+
+
+def test_speech_without_a_pause_is_cut_where_it_is_quietest() -> None:
+    recording = speech(20)
+    recording[int(8.3 * 24_000) : int(8.45 * 24_000)] *= 0.05
+    voice = reference.prepare(file_of(recording), None, transcriber=Recogniser())
+    assert 8.2 < voice.seconds < 8.6
+
+
+def test_ten_minutes_are_cut_like_any_long_recording() -> None:
+    voice = reference.prepare(file_of(speech(599, 8_000), 8_000), None, transcriber=Recogniser())
+    assert 6 < voice.seconds <= 12.05
+    assert [code for code, _ in voice.warnings] == ["REFERENCE_CUT", "REFERENCE_NARROWBAND"]
+
+
+def test_a_short_recording_with_its_text_is_not_transcribed() -> None:
+    recogniser = Recogniser()
+    voice = reference.prepare(file_of(speech(3)), TEXT, transcriber=recogniser)
+    assert (voice.transcribed, recogniser.seconds) == (False, [])
+
+
+@pytest.mark.parametrize("heard", ["", "...", "la", "la " * 100], ids=["nothing", "no word", "too little", "a loop"])
+def test_what_cannot_be_the_words_of_the_recording_is_no_transcript(heard: str) -> None:
+    with pytest.raises(ReferenceInvalid, match="pass ref_text"):
+        reference.prepare(file_of(speech(3)), None, transcriber=Recogniser(heard))
+
+
+def test_the_quality_report_describes_what_is_used() -> None:
+    voice = reference.prepare(file_of(np.concatenate([silence(1), speech(4, 48_000)]), 48_000), TEXT)
+    assert voice.quality
+    assert (voice.quality.sample_rate_hz, voice.quality.seconds) == (48_000, pytest.approx(4.0, abs=0.02))
+
+
+def test_the_id_is_that_of_the_recording_and_its_text() -> None:
+    data = file_of(speech(3))
+    assert reference.prepare(data, TEXT).id == reference.prepare(data, TEXT).id != reference.prepare(data, TEXT + " ").id
+    assert reference.prepare(data, TEXT).id == hashlib.sha256(TEXT.encode() + b"\0" + data).hexdigest()
+
+
+def test_a_prepared_voice_is_used_again_in_under_a_millisecond() -> None:
+    cache, data = reference.VoiceCache(10_000_000), file_of(speech(10))
+    first = cache.prepare(data, "word " * 20)
+    seconds = []
+    for _ in range(20):
+        start = time.perf_counter()
+        again = cache.prepare(data, "word " * 20)
+        seconds.append(time.perf_counter() - start)
+        assert again is first
+    assert min(seconds) < 0.001
+
+
+def test_the_cache_is_bounded_and_drops_what_was_not_used_for_longest() -> None:
+    recordings = [file_of(speech(3, level=0.1 + 0.1 * index)) for index in range(4)]
+    size_bytes = reference.prepare(recordings[0], TEXT).samples.nbytes
+    cache = reference.VoiceCache(2 * size_bytes)
+    first, second = (cache.prepare(data, TEXT) for data in recordings[:2])
+    assert cache.prepare(recordings[0], TEXT) is first
+    cache.prepare(recordings[2], TEXT)
+    assert cache.size_bytes == 2 * size_bytes
+    assert cache.prepare(recordings[0], TEXT) is first
+    assert cache.prepare(recordings[1], TEXT) is not second
+
+
+def test_a_voice_that_is_larger_than_the_cache_is_prepared_all_the_same() -> None:
+    cache = reference.VoiceCache(10)
+    assert cache.prepare(file_of(speech(3)), TEXT).seconds > 3
+    assert cache.size_bytes == 0
+
+
+def test_what_was_refused_is_not_remembered() -> None:
+    cache, data = reference.VoiceCache(10_000_000), file_of(speech(3))
+    with pytest.raises(ReferenceInvalid):
+        cache.prepare(data, None)
+    assert cache.prepare(data, None, transcriber=Recogniser()).transcribed
+
+
+def test_the_cache_may_be_used_from_several_threads() -> None:
+    cache, recordings = reference.VoiceCache(700_000), [file_of(speech(2 + index % 3)) for index in range(6)]
+    threads = [threading.Thread(target=lambda: [cache.prepare(data, "word " * 8) for data in recordings]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert 0 < cache.size_bytes <= 700_000
+
+
 def test_default_voice_is_the_packaged_example() -> None:
     voice = reference.default_voice()
     assert voice.text == "Some call me nature, others call me mother nature. "
     assert 4.5 < voice.seconds < 6
     assert voice.warnings == ()
+    assert voice.quality
+    assert voice.quality.snr_db > 20
+    assert voice.quality.bandwidth_hz > 7_000
