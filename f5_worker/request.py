@@ -6,112 +6,95 @@ mistaken for a setting. A new action is a new model in `ACTIONS`.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import secrets
-from typing import Annotated, Any, Literal
+import difflib
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
+from f5_worker import deprecated
+from f5_worker.actions import (
+    Batch,
+    Health,
+    ModelsList,
+    OutputsDelete,
+    OutputsGet,
+    Transcribe,
+    VoicesCreate,
+    VoicesDelete,
+    VoicesGet,
+    VoicesList,
+    VoicesUpdate,
+)
 from f5_worker.errors import RequestError, TextEmpty, TextTooLong
+from f5_worker.fields import SHAPES, Model, Problem, ReferenceAudio, S3Config, VoiceSource, Worker, shown
+from f5_worker.speech_request import Passage, Segment, Speech
 
-MAX_TEXT_CHARS = 50_000  # about an hour of speech; the platform ends a job after 10 minutes by default
-MAX_REFERENCE_BYTES = 10_000_000  # the platform takes at most 10 MB a request
-MAX_REFERENCE_TEXT_CHARS = 2_000  # a reference lasts seconds, not minutes
-MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
+__all__ = [
+    "ACTIONS",
+    "Batch",
+    "Health",
+    "ModelsList",
+    "OutputsDelete",
+    "OutputsGet",
+    "Passage",
+    "ReferenceAudio",
+    "Request",
+    "S3Config",
+    "Segment",
+    "Speech",
+    "Transcribe",
+    "VoiceSource",
+    "VoicesCreate",
+    "VoicesDelete",
+    "VoicesGet",
+    "VoicesList",
+    "VoicesUpdate",
+    "Worker",
+    "each",
+    "parse",
+]
+
 MAX_PROBLEMS = 20  # a request with more is not a typing error
-ALIASES = {"text": "input", "gen_text": "input"}
 
-
-def _valid_unicode(text: str) -> str:
-    # JSON can carry half of a surrogate pair; it cannot be written as UTF-8, so the SDK would lose the result.
-    if any("\ud800" <= char <= "\udfff" for char in text):
-        raise PydanticCustomError("unicode", "holds characters that are not valid Unicode")
-    return text
-
-
-def _speakable(text: str) -> str:
-    if not text.strip():
-        raise PydanticCustomError("text_empty", "there is no text to speak")
-    if len(text) > MAX_TEXT_CHARS:
-        raise PydanticCustomError("text_too_long", f"{len(text)} characters, at most {MAX_TEXT_CHARS} fit in one job: send several jobs")
-    return text
-
-
-def _audio_bytes(value: object) -> object:
-    """Base64 text, with or without a `data:` header, as bytes; capped before it is decoded."""
-    if not isinstance(value, str):
-        raise PydanticCustomError("base64", "must be a string of base64")
-    body = value.partition(",")[2] if value.startswith("data:") else value
-    if len(body) > MAX_REFERENCE_BYTES * 4 // 3 + 4:
-        raise PydanticCustomError("base64", f"more than {MAX_REFERENCE_BYTES} bytes of audio: send a few seconds of speech")
-    try:
-        data = base64.b64decode("".join(body.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise PydanticCustomError("base64", "is not valid base64") from None
-    if not data:
-        raise PydanticCustomError("base64", "holds no audio")
-    return data
-
-
-def _as_reference(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    return {"url": value} if value.startswith(("http://", "https://")) else {"base64": value}
-
-
-Text = Annotated[str, AfterValidator(_valid_unicode)]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
-
-
-class ReferenceAudio(_Model):
-    """The recording whose voice is cloned."""
-
-    data: Annotated[bytes, BeforeValidator(_audio_bytes)] = Field(alias="base64", repr=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_url_yet(cls, value: object) -> object:
-        if isinstance(value, dict) and "url" in value:
-            raise PydanticCustomError("unsupported", "a URL cannot be used yet: send the audio itself as {'base64': '…'}")
-        return value
-
-
-class Health(_Model):
-    """Versions, device and how this worker got its weights. Needs no GPU time."""
-
-    action: Literal["health"]
-
-
-class Speech(_Model):
-    """Speak a text with a voice."""
-
-    action: Literal["speech"] = "speech"
-    input: Annotated[Text, AfterValidator(_speakable)] = Field(repr=False)
-    voice: Text | None = Field(default=None, min_length=1, max_length=100)
-    ref_audio: Annotated[ReferenceAudio, BeforeValidator(_as_reference)] | None = None
-    ref_text: Text | None = Field(default=None, min_length=1, max_length=MAX_REFERENCE_TEXT_CHARS, repr=False)
-    response_format: Literal["wav", "flac", "mp3", "opus", "pcm"] = "wav"
-    speed: float = Field(default=1.0, ge=0.25, le=4.0)
-    seed: int = Field(default_factory=lambda: secrets.randbelow(2**31), ge=0, le=MAX_SEED)
-    nfe_step: int = Field(default=32, ge=1, le=64)
-    cfg_strength: float = Field(default=2.0, ge=0.0, le=10.0)
-    sway_sampling_coef: float = Field(default=-1.0, ge=-1.0, le=1.0)
-    target_rms: float = Field(default=0.1, ge=0.001, le=1.0)
-    cross_fade_duration: float = Field(default=0.15, ge=0.0, le=1.0, description="seconds")
-    delivery: Literal["auto", "url", "inline"] = "auto"
-    url_expires_in: int | None = Field(default=None, ge=60, le=604_800, description="seconds; SigV4 allows at most 7 days")
-
-
-ACTIONS: dict[str, type[Speech | Health]] = {"speech": Speech, "health": Health}
+Request = (
+    Speech
+    | Batch
+    | Transcribe
+    | VoicesCreate
+    | VoicesGet
+    | VoicesList
+    | VoicesUpdate
+    | VoicesDelete
+    | OutputsGet
+    | OutputsDelete
+    | ModelsList
+    | Health
+)
+ACTIONS: dict[str, type[Request]] = {
+    "speech": Speech,
+    "batch": Batch,
+    "transcribe": Transcribe,
+    "voices.create": VoicesCreate,
+    "voices.get": VoicesGet,
+    "voices.list": VoicesList,
+    "voices.update": VoicesUpdate,
+    "voices.delete": VoicesDelete,
+    "outputs.get": OutputsGet,
+    "outputs.delete": OutputsDelete,
+    "models.list": ModelsList,
+    "health": Health,
+}
+_PARTS: dict[str, type[Model]] = {
+    "ref_audio": ReferenceAudio,
+    "segments": Segment,
+    "voices": VoiceSource,
+    "s3Config": S3Config,
+}
 _CODES: dict[str, type[RequestError]] = {"text_empty": TextEmpty, "text_too_long": TextTooLong}
 
 
-def parse(job_input: object) -> Speech | Health:
+def parse(job_input: object, worker: Worker = Worker()) -> Request:  # noqa: B008 - frozen
     """The typed request. A field that is null counts as not given.
 
     Raises:
@@ -119,61 +102,78 @@ def parse(job_input: object) -> Speech | Health:
     """
     if not isinstance(job_input, dict):
         raise RequestError('the job\'s input must be an object such as {"input": {"input": "Hello."}}')
-    action = job_input.get("action") or "speech"
+    translated, warnings, problems = deprecated.translate(job_input)
+    action = translated.get("action") or "speech"
     model = ACTIONS.get(action) if isinstance(action, str) else None
     if model is None:
-        raise RequestError(f"action: must be one of {', '.join(ACTIONS)}")
-    fields, problems = _canonical(job_input, model)
-    problems += _reference_problems(fields)
-    request: Speech | Health | None = None
+        raise _refusal([*problems, (RequestError, f"action: must be one of {', '.join(ACTIONS)}")])
+    fields, misnamed = _canonical(translated, model)
+    problems += [*misnamed, *model.conflicts(fields, worker)]
+    request: Request | None = None
     try:
-        request = model.model_validate(fields)
+        request = model.model_validate(fields, context=worker)
     except ValidationError as exc:
-        problems += [_problem(error) for error in exc.errors(include_url=False, include_input=False)]
+        problems += _problems(exc, model)
     if problems or request is None:
         raise _refusal(problems)
+    request._warnings = tuple(warnings)  # noqa: SLF001 - told by the raw fields, which the model does not see
     return request
 
 
-Problem = tuple[type[RequestError], str]
+def each(batch: Batch, worker: Worker = Worker()) -> list[Speech | RequestError]:  # noqa: B008 - frozen
+    """The requests of a batch; in the place of one that is wrong stands its error."""
+    return [_one_of_a_batch(item, worker) for item in batch.requests]
 
 
-def _canonical(job_input: dict[Any, Any], model: type[_Model]) -> tuple[dict[Any, Any], list[Problem]]:
+def _one_of_a_batch(item: object, worker: Worker) -> Speech | RequestError:
+    try:
+        request = parse(item, worker)
+    except RequestError as error:
+        return error
+    if not isinstance(request, Speech):
+        return RequestError("action: a batch holds requests of the action 'speech' and no others")
+    if request.stream_format != "none":
+        return RequestError("stream_format: a batch is not streamed; leave it out")
+    return request
+
+
+def _canonical(job_input: dict[Any, Any], model: type[Request]) -> tuple[dict[Any, Any], list[Problem]]:
     """The fields that are given, by their first names, and what is wrong with the names themselves."""
     fields: dict[Any, Any] = {}
     problems: list[Problem] = []
-    for given, value in job_input.items():
-        name = ALIASES.get(given, given)
-        if value is None and name in model.model_fields:
+    known = model.names()
+    for name_given, value in job_input.items():
+        name = model.other_names.get(name_given, name_given)
+        if value is None and name in known:
             continue
         if name in fields:
-            problems.append((RequestError, f"{given}: the same as another field of this request; give '{name}' alone"))
+            problems.append((RequestError, f"{name_given}: the same as another field of this request; give '{name}' alone"))
         fields.setdefault(name, value)
     return fields, problems
 
 
-def _reference_problems(fields: dict[Any, Any]) -> list[Problem]:
-    """What does not fit together. Checked on the raw fields, so that it is reported along with every other problem."""
-    audio, text = "ref_audio" in fields, str(fields.get("ref_text", "")).strip() != ""
-    found = {
-        "voice: excludes 'ref_audio'; give one of them": audio and "voice" in fields,
-        "ref_text: is missing; give the exact words that are spoken in 'ref_audio'": audio and not text,
-        "ref_audio: is missing; 'ref_text' says what is spoken in it": "ref_text" in fields and not audio,
-    }
-    return [(RequestError, message) for message, wrong in found.items() if wrong]
+def _problems(exc: ValidationError, model: type[Request]) -> list[Problem]:
+    errors = exc.errors(include_url=False, include_input=False)
+    shown = [_problem(error, model) for error in errors[:MAX_PROBLEMS]]
+    return shown + [(RequestError, "")] * (len(errors) - len(shown))  # only counted
 
 
-def _problem(error: ErrorDetails) -> Problem:
-    field = ".".join(_shown(part) for part in error["loc"]) or "request"
+def _problem(error: ErrorDetails, model: type[Request]) -> Problem:
+    field = ".".join(shown(part) for part in error["loc"] if part != "[key]") or "request"
     message = _MESSAGES.get(error["type"], "{msg}").format(msg=error["msg"], **error.get("ctx", {}))
-    kind = "text_empty" if error["type"] == "missing" and error["loc"] == ("input",) else error["type"]
-    return _CODES.get(kind, RequestError), f"{field}: {message}"
+    if error["type"] == "string_pattern_mismatch":
+        message = SHAPES[error["ctx"]["pattern"]]
+    if error["type"] == "extra_forbidden":
+        message += _nearest(error["loc"], model)
+    return _CODES.get(error["type"], RequestError), f"{field}: {message}"
 
 
-def _shown(part: object) -> str:
-    """A name that came from outside, short and printable: it goes into messages that are sent as JSON."""
-    text = ascii(str(part))[1:-1]
-    return text if len(text) <= 40 else text[:40] + "…"
+def _nearest(loc: tuple[int | str, ...], model: type[Request]) -> str:
+    """The known name that an unknown one looks like."""
+    part = next((_PARTS[name] for name in reversed(loc[:-1]) if name in _PARTS), None)
+    known = part.names() if part else {*model.names(), *model.other_names}
+    near = difflib.get_close_matches(str(loc[-1])[:40].lower(), sorted(known), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 # By pydantic's error types (https://docs.pydantic.dev/latest/errors/validation_errors/), in words that say what to do.
@@ -182,16 +182,22 @@ _MESSAGES = {
     "missing": "is missing",
     "string_type": "must be a string",
     "int_type": "must be an integer",
+    "int_parsing_size": "must be a smaller integer",
     "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
     "finite_number": "must be a finite number",
     "literal_error": "must be {expected}",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
     "string_unicode": "holds characters that are not valid Unicode",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
     "too_short": "must not be empty",
-    "too_long": "must have at most {max_length} characters",
-    "model_type": "must be an object such as {{'base64': '…'}} or a string of base64",
-    "model_attributes_type": "must be an object such as {{'base64': '…'}} or a string of base64",
+    "too_long": "must have at most {max_length} items",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
     "invalid_key": "field names must be strings",
 }
 
