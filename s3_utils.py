@@ -6,7 +6,7 @@ B2 and R2 refuse, path-style addresses for custom endpoints, time-outs of second
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from f5_worker.errors import StoreCorrupt, StoreError, StoreNotFound, StoreUnavailable
 from f5_worker.settings import S3Settings
 from f5_worker.signing import presigned_get
-from f5_worker.store import ObjectInfo, Upload, answer_error
+from f5_worker.store import LifecycleRule, ObjectInfo, Upload, answer_error
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -33,8 +33,11 @@ UPLOAD_CONNECTIONS = 2  # serving goes first: a cache fill is in no hurry
 class S3Store:
     """`f5_worker.store.Store` over boto3. Thread-safe; no request is made before the first call."""
 
-    def __init__(self, settings: S3Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: S3Settings, *, read_timeout_s: float = READ_TIMEOUT_S, attempts: int = ATTEMPTS) -> None:
+        """Args:
+        read_timeout_s: Longest silence of the store within one attempt.
+        """
+        self._settings, self._read_timeout_s, self._attempts = settings, read_timeout_s, attempts
 
     @property
     def bucket(self) -> str:
@@ -50,8 +53,8 @@ class S3Store:
             region_name=s.region,
             signature_version="s3v4",
             connect_timeout=CONNECT_TIMEOUT_S,
-            read_timeout=READ_TIMEOUT_S,
-            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            read_timeout=self._read_timeout_s,
+            retries={"mode": "standard", "total_max_attempts": self._attempts},
             max_pool_connections=16,
             s3={"addressing_style": "path" if s.path_style else "virtual"},
             request_checksum_calculation="when_required",
@@ -92,9 +95,14 @@ class S3Store:
         with _translated(f"GET {key}"), closing(self._client.get_object(Bucket=self.bucket, Key=key)["Body"]) as body:
             yield from body.iter_chunks(STREAM_BYTES)
 
-    def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None) -> None:
+    def put(
+        self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None, filename: str | None = None
+    ) -> None:
+        named = {"ContentDisposition": f'inline; filename="{filename}"'} if filename else {}
         with _translated(f"PUT {key}"):
-            self._client.put_object(Bucket=self.bucket, Key=key, Body=data, ContentType=content_type, Metadata=dict(metadata or {}))
+            self._client.put_object(
+                Bucket=self.bucket, Key=key, Body=data, ContentType=content_type, Metadata=dict(metadata or {}), **named
+            )
 
     def upload(self, key: str, path: Path, *, content_type: str, metadata: Mapping[str, str], on_bytes: Callable[[int], None]) -> None:
         from boto3.s3.transfer import TransferConfig  # noqa: PLC0415
@@ -127,6 +135,25 @@ class S3Store:
     def abort_upload(self, upload: Upload) -> None:
         with _translated(f"ABORT {upload.key}"):
             self._client.abort_multipart_upload(Bucket=self.bucket, Key=upload.key, UploadId=upload.upload_id)
+
+    def is_versioned(self) -> bool:
+        """Whether the bucket keeps, and bills, what is overwritten or deleted."""
+        with _translated("GET versioning"):
+            return bool(self._client.get_bucket_versioning(Bucket=self.bucket).get("Status") == "Enabled")
+
+    def lifecycle(self) -> Sequence[LifecycleRule]:
+        """The enabled rules that hold for whole prefixes."""
+        try:
+            with _translated("GET lifecycle"):
+                rules = self._client.get_bucket_lifecycle_configuration(Bucket=self.bucket)["Rules"]
+        except StoreNotFound:  # NoSuchLifecycleConfiguration
+            return []
+        return [_lifecycle_rule(r) for r in rules if r.get("Status") == "Enabled" and set(r.get("Filter", ())) <= {"Prefix"}]
+
+
+def _lifecycle_rule(rule: Mapping[str, Any]) -> LifecycleRule:
+    prefix = rule.get("Filter", rule).get("Prefix", "")  # a rule without Filter is of the older form
+    return LifecycleRule(prefix, "NoncurrentVersionExpiration" in rule, "AbortIncompleteMultipartUpload" in rule)
 
 
 def _forbid_redirect(context: dict[str, Any], **_: object) -> None:

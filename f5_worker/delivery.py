@@ -1,6 +1,6 @@
-"""Hands the audio over: by a presigned URL when there is a bucket, else inside the result.
+"""Hands files over: by a presigned URL when there is a bucket, else inside the result.
 
-What was computed is not thrown away for a fault of the bucket: audio that fits goes inline, with a warning.
+What was computed is not thrown away for a fault of the bucket: a file that fits goes inline, with a warning.
 """
 
 from __future__ import annotations
@@ -9,32 +9,92 @@ import base64
 import hashlib
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from f5_worker.audio import CONTENT_TYPES
 from f5_worker.errors import DeliveryError, RequestError, StoreError
+from f5_worker.guard import GuardedStore
+from f5_worker.jobs import InlineRoom, Warnings
 from f5_worker.settings import Settings
-from f5_worker.store import Store
 
 log = logging.getLogger(__name__)
 
 Mode = Literal["auto", "url", "inline"]
-Warnings = tuple[tuple[str, str], ...]  # (code, message), as everywhere in a result
+Delivered = dict[str, str]  # {"url", "expires_at"} or {"base64"}
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 MAX_NAME_CHARS = 80
 
 
 @dataclass(frozen=True)
-class Delivered:
-    """How the client gets the audio: `{"url", "expires_at"}` or `{"base64"}`."""
+class File:
+    data: bytes = field(repr=False)
+    extension: str
+    content_type: str
 
-    audio: dict[str, str]
-    warnings: Warnings = ()
+
+@dataclass
+class Outbox:
+    """Delivers the files of one job.
+
+    Attributes:
+        stem: The files' key in the bucket without extension, see `stem_of`.
+        expires_s: Seconds that a URL works.
+        max_bytes: MAX_INLINE_BYTES, for messages; `room` is what is left of it.
+        keys: Of what was uploaded, by extension.
+    """
+
+    store: GuardedStore | None
+    stem: str
+    room: InlineRoom
+    mode: Mode
+    expires_s: int
+    max_bytes: int
+    warnings: Warnings = field(default_factory=list)
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def deliver(self, file: File) -> Delivered:
+        """Upload a file and sign a URL, or put it inline.
+
+        Raises:
+            DeliveryError: neither way is open; the message says which sizes and settings matter.
+        """
+        fits = len(file.data) <= self.room.left_bytes
+        if self.store is None or (self.mode == "inline" and fits):
+            return self._inline(file)
+        try:
+            url = self._upload(self.store, file, patient=not fits)
+        except StoreError as error:
+            log.warning("delivery outcome=store_failed bytes=%d inline=%s error=%r", len(file.data), fits, str(error))
+            if not fits:
+                raise DeliveryError(f"the upload failed ({error.code}) and {self._too_large(file)}; send the job again later") from error
+            self.warnings.append((error.code, "the upload failed, so the file is delivered inline"))
+            return self._inline(file)
+        if self.mode == "inline":
+            self.warnings.append(("INLINE_TOO_LARGE", f"delivered by URL: {self._too_large(file)}"))
+        return url
+
+    def _upload(self, store: GuardedStore, file: File, *, patient: bool) -> Delivered:
+        if patient:
+            store.ask_again()
+        key = f"{self.stem}.{file.extension}"
+        # The name is made of letters, digits, "-" and "_" alone, so nothing can break out of the header.
+        store.put(key, file.data, content_type=file.content_type, filename=key.rpartition("/")[2])
+        self.keys[file.extension] = key
+        return signed(store, key, self.expires_s)  # an upload may take long: the URL's time starts after it
+
+    def _inline(self, file: File) -> Delivered:
+        if len(file.data) > self.room.left_bytes:
+            way_out = "set S3_BUCKET so that it can be uploaded, or speak less text in one job"
+            raise DeliveryError(f"{self._too_large(file)}; {way_out}")
+        self.room.left_bytes -= len(file.data)
+        return {"base64": base64.b64encode(file.data).decode()}
+
+    def _too_large(self, file: File) -> str:
+        return f"the {file.extension} has {len(file.data)} bytes, at most {self.max_bytes} fit in a result (MAX_INLINE_BYTES)"
 
 
-def check(mode: Mode, store: Store | None) -> None:
+def check(mode: Mode, store: object | None) -> None:
     """Refuse what cannot be delivered, before anything is computed.
 
     Raises:
@@ -44,52 +104,16 @@ def check(mode: Mode, store: Store | None) -> None:
         raise RequestError("delivery: 'url' needs a bucket and this worker has none; use 'inline' or 'auto', or set S3_BUCKET")
 
 
-def deliver(
-    data: bytes, fmt: str, job_id: str, store: Store | None, settings: Settings, *, mode: Mode = "auto", expires_s: int | None = None
-) -> Delivered:
-    """Upload the audio and sign a URL, or put it inline.
-
-    Args:
-        expires_s: Seconds that the URL works; None: the worker's setting.
-    Raises:
-        DeliveryError: neither way is open; the message says which sizes and settings matter.
-    """
-    fits = len(data) <= settings.max_inline_bytes
-    if store is None or (mode == "inline" and fits):
-        return Delivered(_inline(data, settings))
-    try:
-        key = object_key(settings.output_prefix, job_id, fmt, datetime.now(UTC))
-        audio = _upload(store, key, data, CONTENT_TYPES[fmt], expires_s or settings.url_expires_s)
-    except StoreError as error:
-        log.warning("delivery outcome=store_failed bytes=%d inline=%s error=%r", len(data), fits, str(error))
-        if not fits:
-            raise DeliveryError(f"the upload failed ({error.code}) and {_too_large(data, settings)}; send the job again later") from error
-        return Delivered(_inline(data, settings), ((error.code, "the upload failed, so the audio is delivered inline"),))
-    if mode == "inline":
-        return Delivered(audio, (("INLINE_TOO_LARGE", f"delivered by URL: {_too_large(data, settings)}"),))
-    return Delivered(audio)
-
-
-def object_key(prefix: str, job_id: str, fmt: str, now: datetime) -> str:
-    """`<prefix><yyyy-mm-dd>/<job id>.<format>`, whatever characters the job id is made of."""
-    name = _UNSAFE.sub("-", job_id)[:MAX_NAME_CHARS]
-    if name != job_id or not name:  # two ids must not meet in one name
-        name = f"{name}-{hashlib.sha256(job_id.encode(errors='surrogatepass')).hexdigest()[:12]}"
-    return f"{prefix}{now:%Y-%m-%d}/{name}.{fmt}"
-
-
-def _upload(store: Store, key: str, data: bytes, content_type: str, expires_s: int) -> dict[str, str]:
-    store.put(key, data, content_type=content_type)  # may take long: the URL's time starts after it
+def signed(store: GuardedStore, key: str, expires_s: int) -> Delivered:
+    """A URL that works from now on for expires_s seconds."""
     expires = datetime.now(UTC) + timedelta(seconds=expires_s)
     url = store.sign_get(key, expires_s=expires_s)
     return {"url": url, "expires_at": expires.isoformat(timespec="seconds").replace("+00:00", "Z")}
 
 
-def _inline(data: bytes, settings: Settings) -> dict[str, str]:
-    if len(data) > settings.max_inline_bytes:
-        raise DeliveryError(f"{_too_large(data, settings)}; set S3_BUCKET so that it can be uploaded, or speak less text in one job")
-    return {"base64": base64.b64encode(data).decode()}
-
-
-def _too_large(data: bytes, settings: Settings) -> str:
-    return f"the audio has {len(data)} bytes, at most {settings.max_inline_bytes} fit in a result (MAX_INLINE_BYTES)"
+def stem_of(settings: Settings, job_id: str, now: datetime) -> str:
+    """`<output prefix><yyyy-mm-dd>/<job id>`, whatever characters the job id is made of."""
+    name = _UNSAFE.sub("-", job_id)[:MAX_NAME_CHARS]
+    if name != job_id or not name:  # two ids must not meet in one name
+        name = f"{name}-{hashlib.sha256(job_id.encode(errors='surrogatepass')).hexdigest()[:12]}"
+    return f"{settings.output_prefix}{now:%Y-%m-%d}/{name}"

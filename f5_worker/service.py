@@ -1,193 +1,178 @@
-"""One job from its input to its result: request -> voice -> synthesis -> encoding -> delivery.
+"""The job boundary: from a job as the platform gives it to its payload.
 
-`Service.handle` is the job boundary: the one place where an error becomes a payload. RunPod's SDK makes of a raised
-exception a result with a traceback and the host's name, and of an error that is no string nothing useful at all.
+`Service.handle` is the one place where an error becomes a payload. RunPod's SDK makes of a raised exception a result with a traceback and
+the host's name, and of an error that is no string nothing useful at all.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import importlib.metadata
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import copy_context
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import TYPE_CHECKING, Any
 
-from f5_worker import __version__, audio, delivery, logs, reference, request
-from f5_worker.errors import EngineError, InternalError, OutOfMemory, RequestError, VoiceNotFound, WorkerError
-from f5_worker.settings import Settings
+from f5_worker import __version__, casting, library, logs, openai_api, outputs, request
+from f5_worker.errors import EngineError, InternalError, OutOfMemory, RequestError, StoreError, WorkerError
+from f5_worker.fields import Worker
+from f5_worker.guard import GuardedStore
+from f5_worker.jobs import Channel, InlineRoom, Job, Result, Runtime, in_thread
+from f5_worker.settings import S3Settings, Settings
+from f5_worker.speaking import speak
 from f5_worker.store import Store
+from f5_worker.voices import VoiceLibrary
 
-if TYPE_CHECKING:  # engine imports torch, and this module is also used where no model is
-    from f5_worker.engine import Engine, Options, Speech
+if TYPE_CHECKING:  # both import torch, and this module is also used where no model is
+    from f5_worker.engine import Engine
+    from f5_worker.transcribe import Transcriber
 
 log = logging.getLogger(__name__)
-
-Result = dict[str, Any]
-T = TypeVar("T")
-BUILT_IN_VOICE = "default"
-
-
-@dataclass
-class _Job:
-    """What the parts of one running job share."""
-
-    id: str
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    timings_ms: dict[str, int] = field(default_factory=dict)
-    started: float = field(default_factory=time.monotonic)
-
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.timings_ms[phase] = round((time.monotonic() - start) * 1000)
 
 
 class Service:
     """Serves jobs with one engine. `handle` may run for several jobs at once; one of them at a time has the GPU."""
 
-    def __init__(self, engine: Engine, settings: Settings, store: Store | None, boot: Callable[[], Result]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        store: Store | None,
+        boot: Callable[[], Result],
+        *,
+        transcriber: Transcriber | None = None,
+        new_store: Callable[[S3Settings], Store] | None = None,
+        open_channel: Callable[[Result], AbstractAsyncContextManager[Channel]] | None = None,
+    ) -> None:
         """Take the parts that jobs are served with.
 
         Args:
             boot: How this worker got its weights, for the action `health`.
+            new_store: Makes a store for a bucket that a request brings along; None: such requests are refused.
+            open_channel: The platform's ear for a job; None: no platform listens, the parts of a stream become part of the result.
         """
-        self._engine, self._settings, self._store, self._boot = engine, settings, store, boot
-        # The GPU slot. It is a thread and not a semaphore, so it is free exactly when the thread that computes has ended:
-        # a cancelled job's thread goes on for up to one step of the solver.
-        self._gpu = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpu")
-        self._served = 0
+        guarded = GuardedStore(store) if store else None
+        self._run = Runtime(
+            engine, settings, guarded, VoiceLibrary(guarded, settings), boot, transcriber, new_store=new_store, open_channel=open_channel
+        )
+        self._known = Worker(model=settings.model, s3_prefixes=(settings.voices_prefix, settings.output_prefix) if store else ())
 
     async def handle(self, job: Result) -> Result:
         """The job's result, or `{"error": "CODE: message", "details": {…}}`.
 
         Raises nothing but CancelledError, when the platform stops the job; the computation then ends by itself.
         """
-        running = _Job(str(job.get("id", "")))
+        running = Job(str(job.get("id", "")), InlineRoom(self._run.settings.max_inline_bytes))
         token = logs.job_id.set(running.id)
         try:
-            return await self._act(running, job.get("input"))
+            return await self._settled(running, self._serve(running, job))
+        finally:
+            logs.job_id.reset(token)
+
+    async def _settled(self, job: Job, work: Awaitable[Result]) -> Result:
+        """What the work gives, or the payload of what it failed of."""
+        try:
+            return await work
         except asyncio.CancelledError:
-            running.cancelled.set()
-            log.info("job.end outcome=cancelled seconds=%.3f", time.monotonic() - running.started)
+            job.cancelled.set()
+            log.info("job.end outcome=cancelled seconds=%.3f", time.monotonic() - job.started)
             raise
         except WorkerError as error:
             return _failure(error)
         except Exception as error:  # noqa: BLE001 - the job boundary: whatever went wrong, the client gets one clear error
             return _failure(_unexpected(error))
-        finally:
-            logs.job_id.reset(token)
 
-    async def _act(self, job: _Job, job_input: object) -> Result:
-        asked = request.parse(job_input)
-        if isinstance(asked, request.Health):
-            return self._health()
-        return await self._speak(job, asked)
+    async def _serve(self, job: Job, given: Result) -> Result:
+        asked = given.get("input")
+        if isinstance(asked, dict) and "openai_route" in asked:
+            return await self._serve_openai(job, asked)
+        if isinstance(asked, dict) and given.get("s3Config") is not None:  # RunPod's clients put it beside the input
+            asked = {"s3Config": given["s3Config"]} | asked
+        async with AsyncExitStack() as stack:
+            if self._run.open_channel and job.id:
+                job.channel = await stack.enter_async_context(self._run.open_channel(given))
+            return await self._act(job, request.parse(asked, self._known))
 
-    def _health(self) -> Result:
-        versions = {"worker": __version__}
-        return {"status": "ok", "versions": versions, "engine": self._engine.describe(), "boot": self._boot(), "jobs_served": self._served}
+    async def _serve_openai(self, job: Job, asked: Result) -> Result:
+        """The same actions; results and errors take OpenAI's shape."""
+        route = asked["openai_route"]
 
-    async def _speak(self, job: _Job, asked: request.Speech) -> Result:
-        delivery.check(asked.delivery, self._store)
-        log.info("job.start chars=%d voice=%s seed=%d", len(asked.input), "own" if asked.ref_audio else "library", asked.seed)
-        with job.timed("reference"):
-            voice = await _in_thread(_voice, asked, self._settings)
-        queued = time.monotonic()
-        speech = await self._on_gpu(_synthesize, self._engine, job, asked, voice, queued)
-        with job.timed("encode"):
-            data, sha256 = await _in_thread(_encode, speech, asked.response_format)
-        with job.timed("delivery"):
-            delivered = await _in_thread(self._deliver, data, job, asked)
-        job.timings_ms["total"] = round((time.monotonic() - job.started) * 1000)
-        result = _described(job, asked, speech) | {
-            "size_bytes": len(data),
-            "sha256": sha256,
-            "model": self._settings.model,
-            "voice": "reference" if asked.ref_audio else asked.voice or self._settings.default_voice,
-            "audio": delivered.audio,
-            "warnings": _coded([*speech.warnings, *delivered.warnings]),
-            "cold_start": self._served == 0,
-        }
-        self._served += 1
-        log.info("job.end outcome=done audio_s=%.2f bytes=%d %s", result["duration_s"], len(data), _pairs(job.timings_ms))
-        return result
+        async def converted() -> Result:
+            to_act = openai_api.to_request(route, asked.get("openai_input"))
+            return await self._act(job, request.parse(to_act, self._known))
 
-    def _deliver(self, data: bytes, job: _Job, asked: request.Speech) -> delivery.Delivered:
-        return delivery.deliver(
-            data, asked.response_format, job.id, self._store, self._settings, mode=asked.delivery, expires_s=asked.url_expires_in
-        )
+        result = await self._settled(job, converted())
+        if "error" not in result:
+            return openai_api.reply(route, result)
+        worn_out = {"refresh_worker": True} if "refresh_worker" in result else {}
+        return openai_api.error(result["error"], result["details"]) | worn_out
 
-    async def _on_gpu(self, work: Callable[..., T], *args: object) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._gpu, lambda context: context.run(work, *args), copy_context())
+    async def _act(self, job: Job, asked: request.Request) -> Result:
+        match asked:
+            case request.Speech():
+                return await speak(self._run, job, asked)
+            case request.Batch():
+                return await self._batch(job, asked)
+            case request.Transcribe():
+                return await _transcribe(self._run, job, asked)
+        return await in_thread(_WITHOUT_MODEL[type(asked)], self._run, asked)
 
-
-async def _in_thread(work: Callable[..., T], *args: object) -> T:
-    """Decoding, encoding and uploading, off the event loop: the SDK's polls and the next job go on meanwhile."""
-    return await asyncio.to_thread(work, *args)
+    async def _batch(self, job: Job, asked: request.Batch) -> Result:
+        """One after the other; what fails is told in its place and does not stop the others."""
+        results = []
+        for index, item in enumerate(request.each(asked, self._known)):
+            one = Job(f"{job.id}-{index}", job.room, cancelled=job.cancelled)
+            settled = await self._settled(one, _speak_or_raise(self._run, one, item))
+            results.append({"index": index, **(settled if "error" in settled else {"output": settled})})
+            if job.channel and index + 1 < len(asked.requests):
+                await job.channel.progress({"requests_done": index + 1, "requests_total": len(asked.requests)})
+        worn_out = sum(result.pop("refresh_worker", False) for result in results)
+        failed = sum("error" in result for result in results)
+        return {"id": job.id, "results": results, "failed": failed} | ({"refresh_worker": True} if worn_out else {})
 
 
-def _voice(asked: request.Speech, settings: Settings) -> reference.Voice:
-    if asked.ref_audio:
-        return reference.prepare(asked.ref_audio.data, asked.ref_text or "")
-    name = asked.voice or settings.default_voice
-    if name != BUILT_IN_VOICE:
-        raise VoiceNotFound(f"there is no voice of that name; use '{BUILT_IN_VOICE}' or send ref_audio with ref_text")
-    return reference.default_voice()
+async def _speak_or_raise(run: Runtime, job: Job, item: request.Speech | RequestError) -> Result:
+    if isinstance(item, RequestError):
+        raise item
+    return await speak(run, job, item)
 
 
-def _synthesize(engine: Engine, job: _Job, asked: request.Speech, voice: reference.Voice, queued: float) -> Speech:
-    job.timings_ms["gpu_wait"] = round((time.monotonic() - queued) * 1000)
-    with job.timed("synthesis"):
-        return engine.synthesize(asked.input, voice, _options(asked), cancelled=job.cancelled.is_set)
-
-
-def _options(asked: request.Speech) -> Options:
-    from f5_worker.engine import Options  # noqa: PLC0415 - see the top
-
-    return Options(
-        seed=asked.seed,
-        nfe_step=asked.nfe_step,
-        cfg_strength=asked.cfg_strength,
-        sway_sampling_coef=asked.sway_sampling_coef,
-        speed=asked.speed,
-        target_rms=asked.target_rms,
-        cross_fade_s=asked.cross_fade_duration,
-    )
-
-
-def _encode(speech: Speech, fmt: str) -> tuple[bytes, str]:
-    data = audio.encode(speech.samples, speech.sample_rate_hz, fmt)
-    return data, hashlib.sha256(data).hexdigest()
-
-
-def _described(job: _Job, asked: request.Speech, speech: Speech) -> Result:
+async def _transcribe(run: Runtime, job: Job, asked: request.Transcribe) -> Result:
+    with job.timed("recording"):
+        data = await in_thread(casting.recording, run, asked.ref_audio)
+        samples, rate_hz = await in_thread(casting.mono, data)
+        transcriber = await in_thread(casting.loaded_transcriber, run)
+    with job.timed("transcription"):
+        transcript = await run.on_gpu(transcriber.transcribe, samples, rate_hz, asked.language)
     return {
         "id": job.id,
-        "seed": asked.seed,
-        "format": asked.response_format,
-        "sample_rate": speech.sample_rate_hz,
-        "duration_s": round(len(speech.samples) / speech.sample_rate_hz, 3),
-        "segments": [{"text": text, "start_s": round(start, 3), "end_s": round(end, 3)} for text, start, end in speech.segments],
+        "text": transcript.text,
+        "language": transcript.language,
+        "duration_s": round(len(samples) / rate_hz, 3),
         "timings_ms": job.timings_ms,
     }
 
 
-def _coded(warnings: list[tuple[str, str]]) -> list[dict[str, str]]:
-    return [{"code": code, "message": message} for code, message in warnings]
+def _health(run: Runtime, _asked: request.Health) -> Result:
+    versions = {"worker": __version__, "runpod": importlib.metadata.version("runpod")}
+    return {"status": "ok", "versions": versions, "engine": run.engine.describe(), "boot": run.boot(), "jobs_served": run.served}
 
 
-def _pairs(values: dict[str, int]) -> str:
-    return " ".join(f"{name}_ms={value}" for name, value in values.items())
+def _models(run: Runtime, _asked: request.ModelsList) -> Result:
+    return {"models": [{"id": run.settings.model, **run.engine.describe()}]}
+
+
+_WITHOUT_MODEL: dict[type, Callable[[Runtime, Any], Result]] = {
+    request.Health: _health,
+    request.ModelsList: _models,
+    request.OutputsGet: outputs.get,
+    request.OutputsDelete: outputs.delete,
+    **library.ACTIONS,
+}
+
+
+# --- errors ---
 
 
 def _unexpected(error: Exception) -> WorkerError:
@@ -205,6 +190,10 @@ def _failure(error: WorkerError) -> Result:
     else:
         defect = isinstance(error, InternalError | EngineError)  # the others say all in one line
         log.error("job.end outcome=failed error=%r", str(error), exc_info=error if defect else None)
-    payload: Result = {"error": str(error), "details": {"code": error.code, "retryable": error.retryable}}
+    said = f"{error.code}: {_STORE_FAILED}" if isinstance(error, StoreError) else str(error)  # theirs names keys of the bucket
+    payload: Result = {"error": said, "details": {"code": error.code, "retryable": error.retryable}}
     # Memory that a failed allocation left fragmented does not come back: the platform replaces the worker.
     return payload | ({"refresh_worker": True} if isinstance(error, OutOfMemory) else {})
+
+
+_STORE_FAILED = "the bucket did not do what this job needs; the worker's log has the cause under this job's id"

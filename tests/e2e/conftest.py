@@ -20,6 +20,7 @@ import pytest
 from tests.fakes.hub_server import HubServer, hub_server
 from tests.fakes.seaweed import Seaweed, seaweed
 from tests.fakes.tiny_model import write_tiny_model
+from tests.fakes.tiny_whisper import write_tiny_whisper
 from tests.worker_process import ROOT, base_env, kill_group, worker_process
 
 READY_S = 90  # torch is imported on 2 cores that others use as well
@@ -88,14 +89,16 @@ class Surroundings:
         output = self.folder / f"worker-{number}.log"
         full = self.model_env() | {"MODEL_CACHE_DIR": str(cache_dir)} | env
         with output.open("wb") as log:
-            started = handler_process(full, log) if alone else worker_process(full, home=self.folder, arguments=arguments, stdout=log)
+            started = (
+                handler_process(full, log, arguments) if alone else worker_process(full, home=self.folder, arguments=arguments, stdout=log)
+            )
             process = self.stack.enter_context(started)
         return Worker(process, cache_dir, output)
 
 
 @contextmanager
-def handler_process(env: dict[str, str], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-u", "handler.py"]
+def handler_process(env: dict[str, str], log: IO[bytes], arguments: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-u", "handler.py", *arguments]
     process = subprocess.Popen(
         command, cwd=ROOT, env=base_env() | env, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
     )
@@ -108,6 +111,7 @@ def handler_process(env: dict[str, str], log: IO[bytes]) -> Iterator[subprocess.
 @pytest.fixture(scope="session")
 def hub_and_store(tmp_path_factory) -> Iterator[tuple[Path, HubServer, Seaweed]]:
     models_file = write_tiny_model(tmp_path_factory.mktemp("model"))
+    write_tiny_whisper(models_file.parent)
     with hub_server(models_file) as hub, seaweed() as store:
         yield models_file, hub, store
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import socket
 import urllib.error
@@ -76,6 +78,9 @@ def test_the_local_api_serves_jobs_and_coded_errors(seeded):
 
     done = worker.until(lambda: runsync({"input": "Hi.", "seed": 5, "nfe_step": 4}))
     assert (done["status"], done["output"]["seed"]) == ("COMPLETED", 5)
+    streamed = runsync({"input": "Hi.", "seed": 5, "nfe_step": 4, "response_format": "pcm", "stream_format": "audio"})["output"]
+    heard = b"".join(base64.b64decode(part["audio"]) for part in streamed["stream"]["output"])
+    assert hashlib.sha256(heard).hexdigest() == streamed["sha256"]
     failed = runsync({"input": ""})
     assert failed["status"] == "FAILED"
     assert failed["error"].startswith("TEXT_EMPTY: ")

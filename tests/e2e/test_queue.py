@@ -6,7 +6,9 @@ restores from the bucket what the first has published, and the end.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import importlib.util
 import io
 import os
 import time
@@ -155,6 +157,94 @@ def test_a_bad_job_fails_with_a_code_and_a_reason(endpoint, job_input, code, nam
     assert status["output"]["details"] == {"code": code, "retryable": False}
 
 
+def test_a_stream_arrives_in_order_before_the_job_ends_and_is_the_audio(endpoint):
+    server = endpoint.server
+    text = "The first words come soon. " + "The others take their time, as long as there are any. " * 4
+    job_id = server.submit(REQUEST | {"input": text, "stream_format": "events", "response_format": "pcm"})
+    first = server.wait_call("stream", JOB_S)
+    assert server.jobs[job_id].done == []
+    result = server.wait(job_id, JOB_S)["output"]
+    parts = server.jobs[job_id].parts
+    heard = b"".join(base64.b64decode(part["audio"]) for part in parts[:-1])
+    assert first.body["output"]["index"] == 0
+    assert [part["type"] for part in parts] == ["speech.audio.delta"] * result["stream"]["parts"] + ["speech.audio.done"]
+    assert [part["index"] for part in parts] == list(range(len(parts)))
+    assert hashlib.sha256(heard).hexdigest() == result["sha256"] == parts[-1]["sha256"]
+    assert download(result["audio"]["url"])[0] == heard
+
+
+def test_a_stream_of_one_chunk_is_the_bytes_of_the_job_without_a_stream(endpoint):
+    asked = REQUEST | {"input": "Hello there.", "response_format": "pcm"}
+    plain = endpoint.server.run(asked, JOB_S)["output"]
+    streamed = endpoint.server.run(asked | {"stream_format": "audio"}, JOB_S)["output"]
+    assert streamed["stream"]["sha256"] == plain["sha256"]
+
+
+def test_a_part_that_the_platform_refuses_once_is_sent_again(endpoint):
+    endpoint.server.fail("stream", status=500)
+    job_id = endpoint.server.submit(REQUEST | {"stream_format": "audio", "response_format": "pcm"})
+    result = endpoint.server.wait(job_id, JOB_S)["output"]
+    assert [part["index"] for part in endpoint.server.jobs[job_id].parts] == list(range(result["stream"]["parts"]))
+
+
+def test_a_cancelled_stream_stops(endpoint):
+    server, before = endpoint.server, len(endpoint.server.calls)
+    job_id = server.submit(LONG | {"stream_format": "audio"})
+    server.wait_call("stream", JOB_S, after=before)
+    server.cancel(job_id)
+    assert server.run(REQUEST, JOB_S)["status"] == "COMPLETED"
+    assert server.jobs[job_id].done == []
+
+
+def test_progress_is_told_per_chunk_and_never_after_the_end(endpoint):
+    server = endpoint.server
+    job_id = server.submit(REQUEST | {"input": "A sentence with a few more words in it than the others. " * 12})
+    server.wait(job_id, JOB_S)
+    calls = [call.kind for call in list(server.calls) if call.job == job_id]
+    assert "progress" in calls
+    assert calls.index("done") == len(calls) - 1
+    told = [progress["chunks_done"] for progress in server.jobs[job_id].progress]
+    assert told == sorted(told)
+
+
+def test_a_voice_is_created_listed_and_spoken_with(endpoint):
+    spec = importlib.util.find_spec("f5_tts")
+    data = (Path(spec.submodule_search_locations[0]) / "infer" / "examples" / "basic" / "basic_ref_en.wav").read_bytes()
+    recording = {"ref_audio": base64.b64encode(data).decode(), "ref_text": "Some call me nature, others call me mother nature."}
+    created = endpoint.server.run({"action": "voices.create", "id": "anna", "consent": "mine", **recording}, JOB_S)["output"]
+    assert (created["id"], created["consent"], created["transcribed"]) == ("anna", "mine", False)
+    listed = endpoint.server.run({"action": "voices.list"}, JOB_S)["output"]["voices"]
+    assert [voice["id"] for voice in listed] == ["default", "anna"]
+    spoken = endpoint.server.run(REQUEST | {"voice": "anna"}, JOB_S)["output"]
+    assert spoken["voice"] == "anna"
+    again = endpoint.server.run({"action": "voices.create", "id": "anna", **recording}, JOB_S)
+    assert again["error"].startswith("VOICE_EXISTS: ")
+
+
+def test_a_repeated_job_is_not_computed_again_and_its_files_can_be_found_and_removed(endpoint):
+    asked = {"input": "Only once.", "nfe_step": 4, "idempotency_key": "order-1"}
+    first, again = (endpoint.server.run(asked, JOB_S)["output"] for _ in range(2))
+    assert (again["sha256"], again["seed"], again["repeated"]) == (first["sha256"], first["seed"], True)
+    assert hashlib.sha256(download(again["audio"]["url"])[0]).hexdigest() == first["sha256"]
+    found = endpoint.server.run({"action": "outputs.get", "id": first["id"]}, JOB_S)["output"]
+    assert hashlib.sha256(download(found["files"]["wav"]["url"])[0]).hexdigest() == first["sha256"]
+    assert endpoint.server.run({"action": "outputs.delete", "id": first["id"]}, JOB_S)["output"]["deleted"] == ["wav"]
+    assert endpoint.server.run({"action": "outputs.get", "id": first["id"]}, JOB_S)["error"].startswith("OUTPUT_NOT_FOUND: ")
+
+
+def test_a_file_has_a_name_to_save_it_by(endpoint, first_result):
+    with urllib.request.urlopen(first_result["audio"]["url"], timeout=10) as response:
+        assert response.headers["Content-Disposition"] == f'inline; filename="{first_result["id"]}.wav"'
+
+
+def test_the_openai_route_answers_in_openais_shape(endpoint):
+    call = {"openai_route": "/v1/audio/speech", "openai_input": {"model": "tts-1", "voice": "default", "input": "Hi."}}
+    spoken = endpoint.server.run(call, JOB_S)["output"]
+    assert (spoken["object"], spoken["format"], set(spoken["audio"])) == ("audio.speech", "mp3", {"base64"})
+    refused = endpoint.server.run(call | {"openai_input": {"input": ""}}, JOB_S)
+    assert (refused["status"], refused["output"]["type"], refused["output"]["code"]) == ("FAILED", "invalid_request_error", "text_empty")
+
+
 def test_health_answers_with_the_boot_and_names_no_local_path(endpoint):
     health = endpoint.server.run({"action": "health"}, JOB_S)["output"]
     assert health["engine"]["model"] == "demo-tiny"
@@ -210,6 +300,7 @@ def test_a_second_worker_restores_from_the_bucket_and_asks_the_hub_for_nothing(e
     result = endpoint.server.run(REQUEST, JOB_S)["output"]
     assert {file["source"] for file in second.boot_report()["files"]} == {"bucket"}
     assert result["sha256"] == first_result["sha256"]
+    assert endpoint.server.run(REQUEST | {"voice": "anna"}, JOB_S)["output"]["voice"] == "anna"
     assert len(endpoint.surroundings.hub.requests) == asked
     assert environment_of(second.process.pid)["HF_HOME"] == str(second.cache_dir)
     endpoint.worker = second

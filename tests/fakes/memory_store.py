@@ -21,6 +21,7 @@ class MemoryStore:
     fail: dict[str, StoreError] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
     pending: list[Upload] = field(default_factory=list)
+    headers: dict[str, tuple[str, str | None]] = field(default_factory=dict)  # content type and file name of what was put
 
     def _called(self, method: str, key: str) -> None:
         self.calls.append((method, key))
@@ -48,8 +49,11 @@ class MemoryStore:
         data = self.objects[key][0]
         yield from (data[i : i + _PART_BYTES] for i in range(0, len(data), _PART_BYTES))
 
-    def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None) -> None:
+    def put(
+        self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None, filename: str | None = None
+    ) -> None:
         self._called("put", key)
+        self.headers[key] = (content_type, filename)
         self.objects[key] = (data, ObjectInfo(key, len(data), datetime.now(UTC), dict(metadata or {})))
 
     def upload(self, key: str, path: Path, *, content_type: str, metadata: Mapping[str, str], on_bytes: Callable[[int], None]) -> None:

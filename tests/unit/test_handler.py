@@ -28,6 +28,29 @@ def test_a_run_of_one_job_is_told_from_a_service(argv, env, expected):
     assert handler.runs_one_job(argv, env) is expected
 
 
+@pytest.mark.parametrize(
+    ("argv", "env", "expected"),
+    [
+        (["handler.py"], QUEUE, True),
+        (["handler.py"], {}, False),
+        (["handler.py", "--test_input", "{}"], QUEUE, False),
+        (["handler.py", "--rp_serve_api"], QUEUE, False),
+        (["handler.py"], QUEUE | {"RUNPOD_REALTIME_PORT": "8000"}, False),
+    ],
+)
+def test_parts_and_progress_go_to_the_queue_only_when_jobs_come_from_it(argv, env, expected):
+    assert handler.serves_the_queue(argv, env) is expected
+
+
+def test_an_interrupt_from_the_keyboard_is_an_exit_code_and_no_traceback(monkeypatch):
+    def interrupted(_settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(handler, "serve", interrupted)
+    monkeypatch.setattr(handler.signal, "signal", lambda *_: None)
+    assert handler.main() == 130
+
+
 class FakePublisher:
     """`wait` answers or raises as told; `stopped` says whether stop was called."""
 

@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import threading
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -17,56 +17,15 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from f5_worker import logs, reference, request
-from f5_worker.errors import Cancelled, EngineError, OutOfMemory, StoreUnavailable
+from f5_worker import reference, request
+from f5_worker.errors import EngineError, OutOfMemory, StoreUnavailable
 from f5_worker.service import Service
 from f5_worker.settings import Settings
+from f5_worker.transcribe import Transcript
 from tests.fakes.memory_store import MemoryStore
+from tests.fakes.speaker import RATE, FakeEngine
 
-RATE = 24_000
 WAIT_S = 10
-
-
-@dataclass
-class FakeSpeech:
-    samples: np.ndarray
-    sample_rate_hz: int = RATE
-    segments: list = field(default_factory=list)
-    warnings: list = field(default_factory=list)
-
-
-class FakeEngine:
-    """Speaks noise of the seed. `gate` holds every synthesis until it is set; `error` is raised instead of a result."""
-
-    def __init__(self, *, error: BaseException | None = None) -> None:
-        self.error = error
-        self.gate = threading.Event()
-        self.gate.set()
-        self.running, self.most_running, self.seen = 0, 0, []
-        self.started, self.ended = threading.Semaphore(0), threading.Semaphore(0)
-        self._lock = threading.Lock()
-
-    def describe(self):
-        return {"device": "cpu", "model": "fake"}
-
-    def synthesize(self, text, voice, options, *, cancelled, on_chunk=lambda _i, _n: None):
-        with self._lock:
-            self.running += 1
-            self.most_running = max(self.most_running, self.running)
-            self.seen.append((text, voice, options, logs.job_id.get()))
-        self.started.release()
-        try:
-            while not self.gate.wait(0.01):
-                if cancelled():
-                    raise Cancelled("stopped")
-            if self.error:
-                raise self.error
-            samples = np.random.default_rng(options.seed).uniform(-0.1, 0.1, RATE // 2).astype(np.float32)
-            return FakeSpeech(samples, segments=[(text, 0.0, 0.5)], warnings=[("UNKNOWN_CHARACTERS", "1 character is not spoken")])
-        finally:
-            with self._lock:
-                self.running -= 1
-            self.ended.release()
 
 
 def service(engine=None, *, store=None, **chosen) -> Service:
@@ -93,7 +52,7 @@ def test_a_result_says_everything_about_its_audio():
     assert result["size_bytes"] == len(data)
     assert result["sha256"] == hashlib.sha256(data).hexdigest()
     assert result["segments"] == [{"text": "Hello.", "start_s": 0.0, "end_s": 0.5}]
-    assert {"code": "UNKNOWN_CHARACTERS", "message": "1 character is not spoken"} in result["warnings"]
+    assert {"code": "CHARACTERS_UNKNOWN", "message": "1 character is not spoken"} in result["warnings"]
     assert {"reference", "gpu_wait", "synthesis", "encode", "delivery", "total"} == set(result["timings_ms"])
     json.dumps(result, allow_nan=False, ensure_ascii=False).encode()
 
@@ -121,6 +80,180 @@ def test_every_option_reaches_the_engine():
     assert options.cross_fade_s == 0.3
 
 
+def test_what_the_caller_asks_for_beyond_the_defaults_reaches_the_engine_too():
+    engine = FakeEngine()
+    asked = {"duration": 3.0, "normalize_text": False, "language": "en", "allow_tags": True, "remove_silence": True, "loudness": -18.0}
+    run(service(engine), {"input": "Hello.", "quality": "fast"} | asked)
+    options = engine.seen[0][2]
+    assert (options.duration_s, options.normalize, options.language, options.tags) == (3.0, False, "en", True)
+    assert (options.longest_silence_s, options.loudness_lufs, options.nfe_step, options.first_chunk_bytes) == (0.5, -18.0, 7, None)
+
+
+def test_segments_are_spoken_in_their_voices():
+    engine = FakeEngine()
+    audio = base64.b64encode(wav()).decode()
+    voices = {"anna": {"ref_audio": audio, "ref_text": "Some words that are spoken."}}
+    parts = [{"text": "Hi.", "voice": "anna", "speed": 1.2, "seed": 9, "pause_after": 0.5}, {"text": "Yes."}]
+    result = run(service(engine), {"segments": parts, "voices": voices})
+    passages, cast, *_ = engine.seen[0]
+    assert [(p.text, p.voice, p.speed, p.seed, p.pause_after_s) for p in passages] == [
+        ("Hi.", "anna", 1.2, 9, 0.5),
+        ("Yes.", None, None, None, 0.0),
+    ]
+    assert cast["anna"].text.startswith("Some words")
+    assert cast[None].text == reference.default_voice().text
+    assert [segment["text"] for segment in result["segments"]] == ["Hi.", "Yes."]
+
+
+def test_the_format_rate_and_bitrate_that_were_asked_for_are_delivered():
+    result = run(service(), {"input": "Hello.", "response_format": "flac", "sample_rate": 16_000})
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(result["audio"]["base64"])))
+    assert (result["format"], result["sample_rate"], rate) == ("flac", 16_000, 16_000)
+    assert len(samples) / rate == pytest.approx(result["duration_s"], abs=0.01)
+
+
+def test_subtitles_are_delivered_like_the_audio():
+    bucket = MemoryStore()
+    result = run(service(store=bucket), {"input": "Hello there.", "subtitles": ["srt", "json"]})
+    assert {key.rpartition(".")[2] for key in bucket.objects} == {"wav", "srt", "json"}
+    (key,) = [key for key in bucket.objects if key.endswith(".srt")]
+    assert result["subtitles"]["srt"]["url"].startswith(f"memory://{key}")
+    assert "Hello there." in bucket.objects[key][0].decode()
+    assert bucket.headers[key] == ("application/x-subrip", "job-1.srt")
+
+
+def test_words_without_an_aligner_are_a_warning_and_segments_and_never_invented():
+    result = run(service(), {"input": "Hello.", "timestamps": "word"})
+    assert "TRANSCRIBER_UNAVAILABLE" in {warning["code"] for warning in result["warnings"]}
+    assert "words" not in result
+    assert result["segments"]
+
+
+def test_the_real_time_factor_is_synthesis_per_second_of_audio():
+    result = run(service(), {"input": "Hello."})
+    assert result["rtf"] == pytest.approx(result["timings_ms"]["synthesis"] / 1000 / result["duration_s"], abs=1e-4)
+
+
+def test_a_batch_gives_results_and_errors_one_by_one():
+    subject = service()
+    bad = [{"input": ""}, "no object", {"input": "c", "stream_format": "audio"}, {"action": "health"}]
+    result = run(subject, {"action": "batch", "requests": [{"input": "a", "seed": 1}, *bad, {"input": "b", "seed": 2}]})
+    assert [entry["index"] for entry in result["results"]] == list(range(6))
+    assert [entry.get("output", {}).get("seed") for entry in result["results"]] == [1, None, None, None, None, 2]
+    assert [entry["error"].partition(":")[0] for entry in result["results"][1:5]] == ["TEXT_EMPTY", *["INVALID_REQUEST"] * 3]
+    assert result["results"][0]["output"]["id"] == "job-1-0"
+    assert result["failed"] == 4
+    assert "error" not in result
+
+
+def test_the_results_of_a_batch_share_the_room_inside_the_answer():
+    one = run(service(), {"input": "a", "seed": 1})["size_bytes"]
+    requests = [{"input": "a", "seed": 1}] * 2
+    result = run(service(max_inline_bytes=one * 3 // 2), {"action": "batch", "requests": requests})
+    assert "audio" in result["results"][0]["output"]
+    assert result["results"][1]["error"].startswith("DELIVERY_FAILED")
+
+
+def test_the_bucket_beside_the_input_is_used_as_the_one_inside_it(caplog):
+    theirs, opened = MemoryStore(), []
+
+    def new_store(s3):
+        opened.append(s3)
+        return theirs
+
+    ours = MemoryStore()
+    subject = Service(FakeEngine(), Settings(loopback_urls=True), ours, boot=dict, new_store=new_store)
+    config = {"accessId": "their-key-id", "accessSecret": "their-secret", "bucketName": "their-bucket", "endpointUrl": "http://127.0.0.1:9"}
+    with caplog.at_level(logging.DEBUG):
+        for job in ({"input": {"input": "a"}, "s3Config": config}, {"input": {"input": "a", "s3Config": config}}):
+            result = asyncio.run(subject.handle({"id": "job-1", **job}))
+            assert "url" in result["audio"], result
+    assert len(theirs.calls) > 0
+    assert ours.calls == []
+    assert (opened[0].bucket, opened[0].access_key_id, opened[0].secret_access_key) == ("their-bucket", "their-key-id", "their-secret")
+    assert "their-secret" not in caplog.text + repr(opened)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://127.0.0.1:9", "https://127.0.0.1:9", "https://10.0.0.1", "https://[::1]", "https://user:pw@example.org"]
+)
+def test_a_bucket_of_the_request_is_no_way_into_this_network(endpoint):
+    config = {"accessId": "k", "accessSecret": "their-secret", "bucketName": "their-bucket", "endpointUrl": endpoint}
+    opened = []
+    subject = Service(FakeEngine(), Settings(), None, boot=dict, new_store=lambda s3: opened.append(s3) or MemoryStore())
+    result = run(subject, {"input": "a", "s3Config": config})
+    assert result["details"]["retryable"] is False
+    assert "their-secret" not in json.dumps(result)
+    assert opened == []
+
+
+def test_only_actions_that_need_the_model_wait_for_the_gpu():
+    engine = FakeEngine()
+    engine.gate.clear()
+    subject = service(engine, store=MemoryStore())
+
+    async def while_the_gpu_is_taken():
+        speaking = asyncio.create_task(subject.handle({"id": "long", "input": {"input": "a"}}))
+        await _reached(engine.started)
+        asked = ["health", "models.list", "voices.list"]
+        answers = [await asyncio.wait_for(subject.handle({"id": name, "input": {"action": name}}), WAIT_S) for name in asked]
+        engine.gate.set()
+        await speaking
+        return answers
+
+    health, models, voices = asyncio.run(while_the_gpu_is_taken())
+    assert health["status"] == "ok"
+    assert models["models"][0]["id"] == Settings().model
+    assert [voice["id"] for voice in voices["voices"]] == ["default"]
+
+
+def test_an_error_of_the_bucket_names_none_of_its_keys():
+    store = MemoryStore(fail={"get": StoreUnavailable("GET voices/anna/voice.json: timed out")})
+    result = run(service(store=store), {"input": "a", "voice": "anna"})
+    assert result["error"].startswith("STORE_UNAVAILABLE: ")
+    assert result["details"] == {"code": "STORE_UNAVAILABLE", "retryable": True}
+    assert "voices/" not in json.dumps(result)
+
+
+class FakeTranscriber:
+    def __init__(self):
+        self.asked = []
+
+    @contextmanager
+    def loaded(self):
+        yield self
+
+    def transcribe(self, samples, rate_hz, language=None):
+        self.asked.append((rate_hz, language, threading.current_thread().name))
+        return Transcript("These are the words.", "en")
+
+
+def test_transcribing_takes_the_gpu_slot():
+    heard = FakeTranscriber()
+    subject = Service(FakeEngine(), Settings(), None, boot=dict, transcriber=heard)
+    result = run(subject, {"action": "transcribe", "ref_audio": base64.b64encode(wav()).decode(), "language": "en"})
+    assert (result["text"], result["language"], result["duration_s"]) == ("These are the words.", "en", 4.0)
+    ((_, language, thread),) = heard.asked
+    assert (language, thread.startswith("gpu")) == ("en", True)
+
+
+def test_a_reference_without_words_is_transcribed_once_in_the_gpu_slot():
+    heard = FakeTranscriber()
+    engine = FakeEngine()
+    subject = Service(engine, Settings(), None, boot=dict, transcriber=heard)
+    audio = base64.b64encode(wav(3.1)).decode()
+    for _ in range(2):
+        assert "audio" in run(subject, {"input": "a", "ref_audio": audio})
+    assert engine.seen[0][1][None].text.startswith("These are the words.")
+    ((_, _, thread),) = heard.asked
+    assert thread.startswith("gpu")
+
+
+def test_transcribing_without_a_transcriber_is_a_coded_error():
+    result = run(service(), {"action": "transcribe", "ref_audio": base64.b64encode(wav()).decode()})
+    assert result["details"]["code"] == "TRANSCRIBER_UNAVAILABLE"
+
+
 def test_the_same_request_and_seed_give_the_same_bytes():
     subject = service()
     assert run(subject, {"input": "a", "seed": 3})["sha256"] == run(subject, {"input": "a", "seed": 3}, "job-2")["sha256"]
@@ -136,13 +269,13 @@ def test_a_reference_of_the_request_is_the_voice():
     audio = base64.b64encode(wav()).decode()
     result = run(service(engine), {"input": "a", "ref_audio": audio, "ref_text": "Some words that are spoken."})
     assert result["voice"] == "reference"
-    assert engine.seen[0][1].text.startswith("Some words")
+    assert engine.seen[0][1][None].text.startswith("Some words")
 
 
 def test_without_a_reference_the_packaged_voice_speaks():
     engine = FakeEngine()
     run(service(engine), {"input": "a"})
-    assert engine.seen[0][1].text == reference.default_voice().text
+    assert engine.seen[0][1][None].text == reference.default_voice().text
 
 
 @pytest.mark.parametrize(
@@ -240,7 +373,7 @@ def test_jobs_at_once_take_turns_on_the_gpu_and_each_keeps_its_id():
     results = asyncio.run(both())
     assert [r["seed"] for r in results] == [0, 1, 2, 3]
     assert engine.most_running == 1
-    assert {(text, job_id) for text, _, _, job_id in engine.seen} == {(f"text {i}", f"job-{i}") for i in range(4)}
+    assert {(passages[0].text, job_id) for passages, _, _, job_id in engine.seen} == {(f"text {i}", f"job-{i}") for i in range(4)}
 
 
 async def _reached(semaphore: threading.Semaphore) -> None:
@@ -284,4 +417,4 @@ def test_a_job_cancelled_while_it_waits_never_gets_the_gpu():
         await first
 
     asyncio.run(cancel_the_second())
-    assert [text for text, *_ in engine.seen] == ["a"]
+    assert [passages[0].text for passages, *_ in engine.seen] == ["a"]

@@ -1,0 +1,106 @@
+"""What the parts of one running job share, and what the jobs of one process share."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from f5_worker.guard import GuardedStore
+from f5_worker.reference import VoiceCache
+from f5_worker.settings import S3Settings, Settings
+from f5_worker.store import Store
+
+if TYPE_CHECKING:  # both import torch, and this module is also used where no model is
+    from f5_worker.engine import Engine
+    from f5_worker.transcribe import Transcriber
+    from f5_worker.voices import VoiceLibrary
+
+Result = dict[str, Any]
+Warnings = list[tuple[str, str]]  # (code, message)
+T = TypeVar("T")
+PREPARED_BYTES = 64_000_000  # 12 s of 24 kHz float32 are 1.2 MB: some fifty voices
+
+
+class Channel(Protocol):
+    """The platform's ear while a job runs."""
+
+    async def part(self, output: Result) -> None:
+        """Hand over the next part of the stream. Raises DeliveryError when the platform does not take it."""
+
+    async def progress(self, output: Result) -> None:
+        """Say how far the job is; what cannot be said is dropped."""
+
+
+@dataclass
+class InlineRoom:
+    """Bytes that still fit inside the job's result."""
+
+    left_bytes: int
+
+
+@dataclass
+class Job:
+    """One running job, or one request of a batch."""
+
+    id: str
+    room: InlineRoom
+    channel: Channel | None = None
+    warnings: Warnings = field(default_factory=list)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    timings_ms: dict[str, int] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.timings_ms[phase] = self.timings_ms.get(phase, 0) + round((time.monotonic() - start) * 1000)
+
+
+@dataclass
+class Runtime:
+    """What jobs are served with.
+
+    Attributes:
+        new_store: Makes a store for a bucket that a request brings along.
+        open_channel: The platform's ear for a job, given as the platform gave it; None: there is no platform.
+        served: Jobs that have spoken.
+    """
+
+    engine: Engine
+    settings: Settings
+    store: GuardedStore | None
+    library: VoiceLibrary
+    boot: Callable[[], Result]
+    transcriber: Transcriber | None = None
+    new_store: Callable[[S3Settings], Store] | None = None
+    open_channel: Callable[[Result], AbstractAsyncContextManager[Channel]] | None = None
+    served: int = 0
+    prepared: VoiceCache = field(default_factory=lambda: VoiceCache(max_bytes=PREPARED_BYTES))
+    # The GPU slot. It is a thread and not a semaphore, so it is free exactly when the thread that computes has ended:
+    # a cancelled job's thread goes on for up to one step of the solver.
+    gpu: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpu"))
+
+    def on_gpu(self, work: Callable[..., T], *args: object) -> asyncio.Future[T]:
+        """Run work in the GPU slot."""
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self.gpu, lambda context: context.run(work, *args), copy_context())
+
+
+async def in_thread(work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Decoding, encoding and uploading, off the event loop: the SDK's polls and the next job go on meanwhile."""
+    return await asyncio.to_thread(work, *args, **kwargs)
+
+
+def coded(warnings: Warnings) -> list[dict[str, str]]:
+    """Warnings as a result shows them, each once."""
+    return [{"code": code, "message": message} for code, message in dict.fromkeys(warnings)]

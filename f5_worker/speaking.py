@@ -1,0 +1,229 @@
+"""One speech from the request to the result: voices -> synthesis -> encoding -> timestamps -> delivery."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from f5_worker import audio, casting, delivery, outputs
+from f5_worker.captions import Captions, caption
+from f5_worker.delivery import File, Outbox
+from f5_worker.errors import DeliveryError, RequestError, WorkerError
+from f5_worker.fetch_url import Network, check, public_addresses
+from f5_worker.guard import GuardedStore
+from f5_worker.jobs import Job, Result, Runtime, coded, in_thread
+from f5_worker.reference import Voice
+from f5_worker.settings import S3Settings, region_of
+from f5_worker.speech import Options, Part, Passage, Speech
+from f5_worker.streaming import FIRST_CHUNK_BYTES, Progress, Stream
+
+if TYPE_CHECKING:
+    from f5_worker import request
+
+log = logging.getLogger(__name__)
+
+ENDPOINT_S = 5.0  # to find the address of a bucket that a request brings along
+
+Voices = dict[str | None, Voice]
+
+
+async def speak(run: Runtime, job: Job, asked: request.Speech) -> Result:
+    """The result of one speech.
+
+    Raises:
+        WorkerError: what it failed of.
+    """
+    store = await in_thread(_store_of, run, asked)
+    delivery.check(asked.delivery, store)
+    expires_s = asked.url_expires_in or run.settings.url_expires_s
+    memo = _memo(run, store, asked)
+    if memo and (known := await in_thread(memo.recall, job, expires_s)):
+        log.info("job.end outcome=repeated")
+        return known
+    log.info("job.start chars=%d voice=%s seed=%d", sum(len(p.text) for p in asked.passages()), _voice_kind(asked), asked.seed)
+    job.warnings += asked.warnings
+    with job.timed("reference"):
+        voices = await casting.cast(run, asked)
+    speech, streamed = await _spoken(run, job, asked, voices)
+    captions = await caption(run, job, asked, speech)
+    with job.timed("encode"):
+        data, sha256 = await in_thread(_encode, speech, asked)
+    stem = delivery.stem_of(run.settings, job.id, datetime.now(UTC))
+    outbox = Outbox(store, stem, job.room, asked.delivery, expires_s, run.settings.max_inline_bytes)
+    with job.timed("delivery"):
+        files = await in_thread(_deliver, outbox, data, captions, asked, streamed=streamed is not None and job.channel is not None)
+    job.warnings += outbox.warnings
+    result = _described(run, job, asked, speech) | captions.described | files
+    result |= {"size_bytes": len(data), "sha256": sha256} | ({"stream": streamed} if streamed else {})
+    if memo:
+        await in_thread(memo.keep, job, result, outbox.keys)
+    run.served += 1
+    log.info("job.end outcome=done audio_s=%.2f bytes=%d %s", result["duration_s"], len(data), _pairs(job.timings_ms))
+    return result | {"warnings": coded(job.warnings)}
+
+
+def _memo(run: Runtime, store: GuardedStore | None, asked: request.Speech) -> outputs.Memo | None:
+    if asked.idempotency_key is None:
+        return None
+    if asked.stream_format != "none":
+        raise RequestError("idempotency_key: a stored result cannot be streamed again; leave out one of it and 'stream_format'")
+    return outputs.memo(store, run.settings, asked.idempotency_key, asked)
+
+
+def _store_of(run: Runtime, asked: request.Speech) -> GuardedStore | None:
+    """The bucket that the request brings along, else the worker's."""
+    theirs = asked.s3_config
+    if theirs is None:
+        return run.store
+    if run.new_store is None:
+        raise RequestError("s3Config: this worker uploads to its own bucket only")
+    network = Network(loopback=run.settings.loopback_urls)
+    public_addresses(check(theirs.endpoint_url, network), time.monotonic() + ENDPOINT_S, network)  # no way into this network either
+    return GuardedStore(
+        run.new_store(
+            S3Settings(
+                bucket=theirs.bucket_name,
+                access_key_id=theirs.access_id.get_secret_value(),
+                secret_access_key=theirs.access_secret.get_secret_value(),
+                endpoint_url=theirs.endpoint_url.rstrip("/"),
+                region=region_of(theirs.endpoint_url),
+            )
+        )
+    )
+
+
+# --- synthesis ---
+
+
+async def _spoken(run: Runtime, job: Job, asked: request.Speech, voices: Voices) -> tuple[Speech, Result | None]:
+    """The whole speech, and what the result says of its stream when there was one."""
+    stream = Stream(asked, run.engine.sample_rate_hz, job.channel) if asked.stream_format != "none" else None
+    progress = Progress(None if stream else job.channel)
+    parts: list[Part] = []
+    try:
+        async with aclosing(_parts(run, job, asked, voices, progress)) as arriving:
+            async for part in arriving:
+                parts.append(part)
+                if stream:
+                    await stream.write(part.samples)
+                    job.timings_ms.setdefault("first_audio", _ms_since(job.started))
+        streamed = await stream.close() if stream else None
+    except WorkerError as error:
+        if stream:
+            await stream.fail(error)
+        raise
+    finally:
+        await progress.close()
+    samples = np.concatenate([part.samples for part in parts])
+    job.warnings += [warning for part in parts for warning in part.warnings]
+    return Speech(samples, run.engine.sample_rate_hz, [s for part in parts for s in part.segments], []), streamed
+
+
+async def _parts(run: Runtime, job: Job, asked: request.Speech, voices: Voices, progress: Progress) -> AsyncGenerator[Part, None]:
+    """The engine's parts as they come. The GPU slot does not wait for whoever takes them."""
+    loop, arrived = asyncio.get_running_loop(), asyncio.Queue[Part | None]()
+    queued = time.monotonic()
+
+    def work() -> None:
+        job.timings_ms["gpu_wait"] = _ms_since(queued)
+        passages = [Passage(*passage) for passage in asked.passages()]
+        try:
+            with job.timed("synthesis"):
+                for part in run.engine.stream(passages, voices, _options(asked), cancelled=job.cancelled.is_set, on_chunk=progress.report):
+                    loop.call_soon_threadsafe(arrived.put_nowait, part)
+        finally:
+            loop.call_soon_threadsafe(arrived.put_nowait, None)
+
+    working = run.on_gpu(work)
+    try:
+        while (part := await arrived.get()) is not None:
+            yield part
+        await working
+    finally:
+        if not working.done():  # nobody takes the parts any more
+            job.cancelled.set()
+            working.cancel()  # while it waits for the slot it never runs; its outcome is asked for by nobody
+
+
+def _options(asked: request.Speech) -> Options:
+    return Options(
+        seed=asked.seed,
+        nfe_step=asked.steps,
+        cfg_strength=asked.cfg_strength,
+        sway_sampling_coef=asked.sway_sampling_coef,
+        speed=asked.speed,
+        duration_s=asked.duration,
+        target_rms=asked.target_rms,
+        cross_fade_s=asked.cross_fade_duration,
+        normalize=asked.normalize_text,
+        language=asked.language,
+        tags=asked.allow_tags,
+        longest_silence_s=asked.longest_silence_s,
+        loudness_lufs=asked.loudness,
+        first_chunk_bytes=FIRST_CHUNK_BYTES if asked.stream_format != "none" else None,
+    )
+
+
+# --- the result ---
+
+
+def _encode(speech: Speech, asked: request.Speech) -> tuple[bytes, str]:
+    data = audio.encode(
+        speech.samples,
+        speech.sample_rate_hz,
+        asked.response_format,
+        out_rate_hz=asked.sample_rate,
+        bitrate_kbps=asked.bitrate_kbps,
+    )
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def _deliver(outbox: Outbox, data: bytes, captions: Captions, asked: request.Speech, *, streamed: bool) -> Result:
+    delivered: Result = {"audio": {}}
+    try:
+        delivered["audio"] = outbox.deliver(File(data, asked.response_format, audio.CONTENT_TYPES[asked.response_format]))
+    except DeliveryError as error:
+        if not streamed:
+            raise
+        outbox.warnings.append(("DELIVERED_BY_STREAM", f"the audio is in the stream alone: {error.message}"))
+    if captions.files:
+        delivered["subtitles"] = {file.extension: outbox.deliver(file) for file in captions.files}
+    return delivered
+
+
+def _described(run: Runtime, job: Job, asked: request.Speech, speech: Speech) -> Result:
+    seconds = len(speech.samples) / speech.sample_rate_hz
+    job.timings_ms["total"] = _ms_since(job.started)
+    return {
+        "id": job.id,
+        "model": run.settings.model,
+        "voice": "reference" if asked.ref_audio else asked.voice or run.settings.default_voice,
+        "seed": asked.seed,
+        "format": asked.response_format,
+        "sample_rate": asked.sample_rate or speech.sample_rate_hz,
+        "duration_s": round(seconds, 3),
+        "timings_ms": job.timings_ms,
+        "rtf": round(job.timings_ms["synthesis"] / 1000 / seconds, 4) if seconds else 0.0,
+        "warnings": coded(job.warnings),
+        "cold_start": run.served == 0,
+    }
+
+
+def _voice_kind(asked: request.Speech) -> str:
+    return "own" if asked.ref_audio else "library"
+
+
+def _ms_since(moment: float) -> int:
+    return round((time.monotonic() - moment) * 1000)
+
+
+def _pairs(values: dict[str, int]) -> str:
+    return " ".join(f"{name}_ms={value}" for name, value in values.items())

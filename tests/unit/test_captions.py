@@ -1,0 +1,123 @@
+"""When what is said: exact segments, words by alignment alone, and the text as the request has it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from contextlib import contextmanager
+
+import pytest
+
+from f5_worker import align
+from f5_worker.align import AlignedWord
+from f5_worker.errors import TranscriberUnavailable
+from f5_worker.script import Chunk, Span
+from f5_worker.service import Service
+from f5_worker.settings import Settings
+from f5_worker.speech import Part, Segment
+from tests.fakes.speaker import CHUNK, RATE, FakeEngine
+
+
+class FakeTranscriber:
+    def __init__(self, error=None):
+        self.error = error
+
+    @contextmanager
+    def loaded(self):
+        if self.error:
+            raise self.error
+        yield self
+
+
+def halves(_transcriber, samples, rate_hz, text, **_options):
+    """Every word takes an equal share of the sound."""
+    words, at, found = text.split(), 0, []
+    share = len(samples) / rate_hz / len(words)
+    for index, word in enumerate(words):
+        start = text.index(word, at)
+        at = start + len(word)
+        found.append(AlignedWord(start, at, index * share, (index + 1) * share))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def aligner(monkeypatch):
+    monkeypatch.setattr(align, "align", halves)
+
+
+def run(job_input, *, engine=None, transcriber=None):
+    subject = Service(engine or FakeEngine(), Settings(), None, boot=dict, transcriber=transcriber or FakeTranscriber())
+    return asyncio.run(subject.handle({"id": "job-1", "input": job_input}))
+
+
+def subtitle(result, fmt):
+    return base64.b64decode(result["subtitles"][fmt]["base64"]).decode()
+
+
+def test_segments_are_the_engines_own_offsets():
+    result = run({"input": "One two.| Three."})
+    assert result["segments"] == [{"text": "One two.", "start_s": 0.0, "end_s": 0.5}, {"text": " Three.", "start_s": 0.5, "end_s": 1.0}]
+    assert "words" not in result
+
+
+def test_timestamps_none_leaves_them_out():
+    assert not {"segments", "words"} & set(run({"input": "One.", "timestamps": "none"}))
+
+
+def test_words_lie_where_their_segment_lies():
+    result = run({"input": "One two.|Three four.", "timestamps": "word"})
+    assert [(word["text"], word["start_s"], word["end_s"]) for word in result["words"]] == [
+        ("One", 0.0, 0.25), ("two.", 0.25, 0.5), ("Three", 0.5, 0.75), ("four.", 0.75, 1.0),
+    ]  # fmt: skip
+    assert "align" in result["timings_ms"]
+
+
+class Normalising(FakeEngine):
+    """Speaks "$3.50 now" as words."""
+
+    def _parts(self, passages, options, cancelled, on_chunk):
+        spoken = "three dollars fifty now"
+        spans = (Span(0, 19, 0, 5), Span(20, 23, 6, 9))
+        (part,) = super()._parts(passages, options, cancelled, on_chunk)
+        yield Part(part.samples, [Segment("$3.50 now", None, 0, CHUNK, Chunk(spoken, "$3.50 now", spans), 0)], [])
+
+
+def test_a_word_that_is_spoken_as_several_stays_as_it_was_written():
+    result = run({"input": "$3.50 now", "timestamps": "word"}, engine=Normalising())
+    assert [(word["text"], word["start_s"]) for word in result["words"]] == [("$3.50", 0.0), ("now", round(CHUNK / RATE * 3 / 4, 3))]
+
+
+def test_words_of_segments_are_told_apart_by_their_own_text():
+    result = run({"segments": [{"text": "Hi there."}, {"text": "Bye now."}], "timestamps": "word"})
+    assert [word["text"] for word in result["words"]] == ["Hi", "there.", "Bye", "now."]
+
+
+def test_an_aligner_that_cannot_be_had_is_a_coded_warning():
+    result = run({"input": "One.", "timestamps": "word"}, transcriber=FakeTranscriber(TranscriberUnavailable("no room")))
+    assert "TRANSCRIBER_UNAVAILABLE" in {warning["code"] for warning in result["warnings"]}
+    assert (result["segments"][0]["text"], "words" in result) == ("One.", False)
+
+
+def test_a_segment_that_could_not_be_aligned_is_a_warning_and_has_no_words(monkeypatch):
+    monkeypatch.setattr(align, "align", lambda _t, _s, _r, text, **_o: [] if "Two" in text else [AlignedWord(0, 3, 0.0, 0.5)])
+    result = run({"input": "One|Two", "timestamps": "word", "subtitles": ["json"]})
+    assert [word["text"] for word in result["words"]] == ["One"]
+    assert "WORDS_NOT_ALIGNED" in {warning["code"] for warning in result["warnings"]}
+    cues = json.loads(subtitle(result, "json"))["segments"]
+    assert [len(cue.get("words") or []) for cue in cues] == [1, 0]
+
+
+def test_subtitles_carry_the_words_only_when_they_were_aligned():
+    asked = {"input": "One two.", "subtitles": ["srt", "ass", "vtt", "json"]}
+    plain, words = run(asked), run(asked | {"timestamps": "word"})
+    assert set(plain["subtitles"]) == {"srt", "ass", "vtt", "json"}
+    assert "One two." in subtitle(plain, "srt")
+    assert "{\\k" not in subtitle(plain, "ass")
+    assert "{\\k" in subtitle(words, "ass")
+
+
+def test_subtitles_come_without_timestamps_in_the_result():
+    result = run({"input": "One.", "subtitles": ["vtt"], "timestamps": "none"})
+    assert "00:00:00.000 --> 00:00:00.500" in subtitle(result, "vtt")
+    assert "segments" not in result
