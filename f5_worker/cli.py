@@ -1,4 +1,4 @@
-"""Operator commands: `python -m f5_worker cache status|pull|push|verify|gc` and `boot-report`.
+"""Operator commands: `python -m f5_worker cache status|pull|push|verify|gc`, `doctor`, `selftest` and `boot-report`.
 
 Exit codes: 0 all is well, 1 something is missing or wrong (the table says what), 2 the settings are wrong, 3 the bucket,
 the hub or the disk failed.
@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from f5_worker import hub, inventory, logs, waterfall
+from f5_worker import doctor, hub, inventory, logs, selftest, waterfall
 from f5_worker.cache import HubCache
 from f5_worker.errors import SettingsError, WorkerError
-from f5_worker.manifest import ModelSpec, PinnedFile, load_model, load_models
+from f5_worker.manifest import ModelSpec, PinnedFile, load_model, load_pins
 from f5_worker.placement import RAM_DIR, choose
 from f5_worker.publish import Publication
 from f5_worker.report import Timeline
@@ -42,6 +42,8 @@ Row = tuple[str | int | None, ...]
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 cache_app = typer.Typer(no_args_is_help=True, help="The weights in the bucket and on this disk.")
 app.add_typer(cache_app, name="cache")
+app.command("doctor")(doctor.command)
+app.command("selftest")(selftest.command)
 console, errors = Console(), Console(stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
@@ -127,7 +129,7 @@ def gc(
     if yes and dry_run:
         raise typer.BadParameter("--yes deletes and --dry-run does not: give one of them")
     with _session(context) as (settings, _spec, store):
-        pinned = [f for model in load_models(settings.models_file).values() for f in model.files]
+        pinned = load_pins(settings.models_file)
         found = inventory.garbage(store, settings.models_prefix, pinned, older_than=timedelta(days=older_than_days))
         verb = "deleted" if yes else "would delete"
         rows: list[Row] = [(o.key, o.size_bytes, verb) for o in found.objects]

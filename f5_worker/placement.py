@@ -44,18 +44,13 @@ def choose(settings: Settings, files: Sequence[PinnedFile]) -> list[HubCache]:
 
 def why_not(cache: HubCache, files: Sequence[PinnedFile], mount: Path) -> str | None:
     """Why the files cannot be cached there, None when they can."""
-    probe = cache.state / f"probe.{os.getpid()}"
+    if cache.root == RAM_DIR and not RAM_DIR.parent.is_dir():
+        return "does not exist"
     try:
-        absent = [p for p in (cache.state, *cache.state.parents) if not p.exists()]
-        if cache.root == RAM_DIR and not RAM_DIR.parent.is_dir():
-            return "does not exist"
-        cache.state.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
-        probe.unlink()
-        free_bytes, free_inodes = room(cache.root)
-        for folder in absent:  # looking leaves nothing behind, also where the cache will not lie
-            with suppress(OSError):  # another worker is already using it
-                folder.rmdir()
+        try:
+            free_bytes, free_inodes = _try_out(cache)
+        except FileNotFoundError:  # another worker that looked at the same moment has removed the directory that it had made
+            free_bytes, free_inodes = _try_out(cache)
     except OSError as exc:
         return (exc.strerror or type(exc).__name__).lower()
     need_bytes = int(cache.missing_bytes(files, mount) * ROOM_FACTOR)
@@ -65,3 +60,17 @@ def why_not(cache: HubCache, files: Sequence[PinnedFile], mount: Path) -> str | 
     elif need_bytes and free_inodes < MIN_INODES:
         reason = f"only {free_inodes} inodes free"
     return reason
+
+
+def _try_out(cache: HubCache) -> tuple[int, int]:
+    """Write a real file, and leave nothing behind, also where the cache will not lie; free bytes and inodes. Raises OSError."""
+    absent = [p for p in (cache.state, *cache.state.parents) if not p.exists()]
+    cache.state.mkdir(parents=True, exist_ok=True)
+    probe = cache.state / f"probe.{os.getpid()}"
+    probe.write_bytes(b"x")
+    probe.unlink()
+    free = room(cache.root)
+    for folder in absent:
+        with suppress(OSError):  # another worker is already using it
+            folder.rmdir()
+    return free

@@ -22,7 +22,7 @@ from f5_worker.errors import Cancelled, StoreCorrupt, StoreError, StoreForbidden
 from f5_worker.manifest import MANIFEST_MAX_BYTES, PinnedFile, by_commit, commit_prefix, dump_manifest, manifest_key, parse_manifest
 from f5_worker.restore import RestoreReport
 from f5_worker.settings import Settings
-from f5_worker.store import Store
+from f5_worker.store import PERMISSIONS, Store
 from f5_worker.wheels import KeptWheel, publishable
 
 log = logging.getLogger(__name__)
@@ -36,13 +36,6 @@ CLAIM_WAIT_S = 1800.0  # 1.4 GB at 0.8 MB/s
 CLAIM_WRITES = 3  # a claim that does not stay this often does no more harm than none: the bytes are the same
 PENDING_UPLOAD_STALE_S = 3600.0
 Commit = tuple[str, str]  # (repo, commit)
-# What a refused call needs, by the word its message begins with.
-_PERMISSIONS = {
-    "HEAD": "s3:GetObject (B2: readFiles)",
-    "GET": "s3:GetObject (B2: readFiles)",
-    "PUT": "s3:PutObject (B2: writeFiles)",
-    "upload": "s3:PutObject (B2: writeFiles)",
-}
 NICE = 10  # the upload yields to synthesis when they compete for a core
 
 
@@ -280,6 +273,6 @@ class _Claim:
 def _missing_permission(error: StoreError) -> str:
     """The permission that the key looks to lack, for the log line."""
     message = error.message
-    permission = _PERMISSIONS.get(message.partition(" ")[0])
+    permission = PERMISSIONS.get(message.partition(" ")[0])
     is_refusal = isinstance(error, StoreForbidden) and any(f": {code}" in message for code in ("AccessDenied", "403"))
     return f" missing_permission={permission!r}" if is_refusal and permission else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,8 +21,50 @@ DEFAULT_MODEL = "F5TTS_v1_Base"
 # RunPod refuses results over 10 MB (/run); base64 grows bytes by 4/3.
 DEFAULT_MAX_INLINE_BYTES = 7_000_000
 _B2_KEY_ID = re.compile(r"00[0-9a-f]{23}|[0-9a-f]{12}")  # application key id, master key id
+_B2_REGIONS = {  # by the cluster that an application key id begins with
+    "000": "us-west-000",
+    "001": "us-west-001",
+    "002": "us-west-002",
+    "003": "eu-central-003",
+    "004": "us-west-004",
+    "005": "us-east-005",
+    "006": "ca-east-006",
+}
 _ON = {"1", "true", "yes", "on"}
 _OFF = {"0", "false", "no", "off"}
+
+# What each variable means, for docs/settings.md (python -m f5_worker.docs). Defaults and errors come from the reader itself.
+MEANING = {
+    "S3_BUCKET": "The bucket. Unset: nothing is cached or uploaded, results travel inline.",
+    "AWS_ACCESS_KEY_ID": "Key id of the bucket's credentials. Backblaze B2: an application key's; a master key does not work with S3.",
+    "AWS_SECRET_ACCESS_KEY": "The secret that belongs to the key id.",
+    "AWS_SESSION_TOKEN": "Third part of temporary credentials.",
+    "AWS_ENDPOINT_URL": "Address of the store, such as `https://s3.us-west-004.backblazeb2.com`. Unset: AWS.",
+    "AWS_REGION": "Signing region. Unset: `AWS_DEFAULT_REGION`, else what the endpoint's name implies.",
+    "AWS_DEFAULT_REGION": "Signing region where `AWS_REGION` is unset.",
+    "S3_ADDRESSING_STYLE": "`path`: `https://host/bucket/key`, the default with an endpoint; `virtual`: `https://bucket.host/key`.",
+    "AWS_CA_BUNDLE": "PEM file of the certificates to trust, for an endpoint with one of its own. Unset: the system's.",
+    "ENABLE_S3_MODEL_CACHE": "`false`: the bucket is for results and voices only, the weights come from the hub.",
+    "S3_MODELS_PREFIX": "Where the weights lie in the bucket.",
+    "S3_VOICES_PREFIX": "Where the saved voices lie in the bucket.",
+    "S3_OUTPUT_PREFIX": "Where results lie in the bucket. No prefix may lie in another.",
+    "MODEL_CACHE_DIR": "Where the weights lie on this disk; becomes HF_HOME. Unset or unusable: the first usable of "
+    "`/tmp/models`, `/app/models`, `/runpod-volume/models`.",
+    "F5_MODEL": "The model to serve, by its name in a models file.",
+    "F5_MODELS_FILE": "A file with further models, in the schema of `f5_worker/models.json`.",
+    "FLASH_ATTN": "flash-attn: `auto` uses it on GPUs of compute capability 8.0 and newer, `on` warns where it cannot, `off` never does.",
+    "DEFAULT_VOICE": "Voice of requests that name none.",
+    "URL_EXPIRES_S": "Seconds that a result's URL works. A signature lives 7 days at most.",
+    "MAX_INLINE_BYTES": "Largest result in bytes that travels inside the answer. RunPod refuses answers over 10 MB.",
+    "RESTORE_DEADLINE_S": "Seconds that the bucket may take at a boot; then the hub serves.",
+    "PUBLISH_JITTER_S": "Workers that start together wait up to so many seconds before they publish.",
+    "ALLOW_LOOPBACK_URLS": "`true`, for tests on one machine: URLs in requests may be http and lead to this machine."
+    " Never set it where others send jobs.",
+    "LOG_LEVEL": "Least severe level that is logged.",
+    "RUNPOD_ENDPOINT_ID": "Set by RunPod: logs are JSON lines then.",
+    "RUNPOD_GPU_COUNT": "Set by RunPod: above 0, a worker whose GPU does not work ends at once instead of serving from the CPU.",
+    "RUNPOD_SKIP_GPU_CHECK": "`true`: neither this worker nor RunPod's SDK looks whether the GPU works.",
+}
 
 
 @dataclass(frozen=True)
@@ -59,18 +101,24 @@ class Settings:
     ca_file: Path | None = None  # AWS_CA_BUNDLE, for an endpoint with a certificate of its own
     restore_deadline_s: float = 300.0
     publish_jitter_s: float = 5.0
+    loopback_urls: bool = False  # clients' URLs may point to this machine
     log_level: str = "INFO"
     log_json: bool = False
+    gpu_expected: bool | None = None  # True: the platform says so; False: nobody is to look; None: where there is a device
     warnings: tuple[str, ...] = ()  # for the log: settings that work but are likely not meant
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> Settings:
+    def from_env(cls, env: Mapping[str, str], *, on_read: Callable[[str, str], object] = lambda _name, _default: None) -> Settings:
         """Read and check every variable.
 
+        Args:
+            on_read: Called with the name and the default of each variable that is looked at.
+
         Raises:
-            SettingsError: names every variable that is wrong and what to set instead; holds no secret.
+            SettingsError: names every variable that is wrong and what to set instead; holds no secret. Its arguments
+                after the first are the single problems.
         """
-        reader = _Reader(env)
+        reader = _Reader(env, on_read)
         settings = cls(
             s3=reader.s3(),
             model_cache_enabled=reader.flag("ENABLE_S3_MODEL_CACHE", default=True),
@@ -87,15 +135,17 @@ class Settings:
             ca_file=reader.path("AWS_CA_BUNDLE"),
             restore_deadline_s=reader.number("RESTORE_DEADLINE_S", 300, 1, 3_600),
             publish_jitter_s=reader.number("PUBLISH_JITTER_S", 5, 0, 600),
+            loopback_urls=reader.flag("ALLOW_LOOPBACK_URLS", default=False),
             log_level=reader.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
-            log_json=bool(env.get("RUNPOD_ENDPOINT_ID")),
+            log_json=bool(reader.text("RUNPOD_ENDPOINT_ID", "")),
+            gpu_expected=reader.gpu_expected(),
             warnings=tuple(reader.warnings),
         )
         prefixes = (settings.models_prefix, settings.voices_prefix, settings.output_prefix)
         if any(a.startswith(b) for a, b in itertools.permutations(prefixes, 2)):
             reader.problems.append("S3_MODELS_PREFIX, S3_VOICES_PREFIX and S3_OUTPUT_PREFIX must not lie in each other")
         if reader.problems:
-            raise SettingsError("; ".join(reader.problems))
+            raise SettingsError("; ".join(reader.problems), *reader.problems)
         return settings
 
     @property
@@ -107,16 +157,17 @@ class Settings:
 class _Reader:
     """Reads single variables and collects what is wrong with them."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
-        self.env = env
+    def __init__(self, env: Mapping[str, str], on_read: Callable[[str, str], object]) -> None:
+        self.env, self.on_read = env, on_read
         self.problems: list[str] = []
         self.warnings: list[str] = []
 
     def text(self, name: str, default: str) -> str:
+        self.on_read(name, default)
         return self.env.get(name, "").strip() or default
 
     def path(self, name: str) -> Path | None:
-        value = self.env.get(name, "").strip()
+        value = self.text(name, "")
         if value and not value.startswith("/"):
             self.problems.append(f"{name} must be an absolute path, got {value!r}")
         return Path(value) if value else None
@@ -135,10 +186,10 @@ class _Reader:
         return match or default
 
     def flag(self, name: str, *, default: bool) -> bool:
-        value = self.env.get(name, "").strip().lower()
-        if value and value not in _ON | _OFF:
+        value = self.text(name, str(default).lower()).lower()
+        if value not in _ON | _OFF:
             self.problems.append(f"{name} must be true or false, got {value!r}")
-        return value in _ON if value else default
+        return value in _ON
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
         value = self.text(name, str(default))
@@ -147,9 +198,15 @@ class _Reader:
         except ValueError:
             number = float("nan")
         if not low <= number <= high:
-            self.problems.append(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
+            self.problems.append(f"{name} must be a number from {low:.12g} to {high:.12g}, got {value!r}")
             return default
         return number
+
+    def gpu_expected(self) -> bool | None:
+        count = self.text("RUNPOD_GPU_COUNT", "")
+        if self.flag("RUNPOD_SKIP_GPU_CHECK", default=False):
+            return False
+        return True if count.isdecimal() and int(count) > 0 else None
 
     def s3(self) -> S3Settings | None:
         bucket = self.text("S3_BUCKET", "")
@@ -167,7 +224,7 @@ class _Reader:
         if not endpoint and _B2_KEY_ID.fullmatch(key_id):
             self.problems.append(
                 "AWS_ACCESS_KEY_ID looks like a Backblaze B2 key but AWS_ENDPOINT_URL is not set: "
-                "set AWS_ENDPOINT_URL=https://s3.<region>.backblazeb2.com"
+                f"add AWS_ENDPOINT_URL=https://s3.{_b2_region(key_id)}.backblazeb2.com"
             )
         if "/" in bucket:
             self.problems.append(f"S3_BUCKET must be a bucket's name without slashes, got {bucket!r}")
@@ -194,6 +251,11 @@ class _Reader:
         if not good:
             self.problems.append("AWS_ENDPOINT_URL must look like https://host[:port], without user, password or query")
         return endpoint if good else ""
+
+
+def _b2_region(key_id: str) -> str:
+    """The region that an application key id belongs to. A master key id does not tell it."""
+    return _B2_REGIONS.get(key_id[:3], "<region>") if len(key_id) > 12 else "<region>"
 
 
 def region_of(endpoint: str) -> str:

@@ -19,7 +19,15 @@ _FORBIDDEN_HINTS = {
     "InvalidToken": "AWS_SESSION_TOKEN is not valid",
     "TokenRefreshRequired": "AWS_SESSION_TOKEN must be renewed",
     "AuthorizationQueryParametersError": "the signature was not understood; check AWS_REGION",
-    "AccessDenied": "the key lacks the permission for this call, or the object is missing and the key may not list",
+}
+# What a call needs, by the word that its message begins with.
+PERMISSIONS = {
+    "HEAD": "s3:GetObject (B2: readFiles)",
+    "GET": "s3:GetObject (B2: readFiles)",
+    "PUT": "s3:PutObject (B2: writeFiles)",
+    "upload": "s3:PutObject (B2: writeFiles)",
+    "LIST": "s3:ListBucket (B2: listFiles)",
+    "DELETE": "s3:DeleteObject (B2: deleteFiles)",
 }
 _MISPLACED = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 
@@ -44,6 +52,15 @@ class Upload:
     started: datetime
 
 
+@dataclass(frozen=True)
+class LifecycleRule:
+    """What a bucket does by itself with all objects under a prefix."""
+
+    prefix: str
+    ends_old_versions: bool
+    aborts_uploads: bool
+
+
 class Store(Protocol):
     """Every method raises only `errors.StoreError` subclasses; keys are full keys in the bucket."""
 
@@ -56,8 +73,14 @@ class Store(Protocol):
     def stream(self, key: str) -> Iterator[bytes]:
         """The object in pieces. Raises StoreNotFound."""
 
-    def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None) -> None:
-        """Write one small object in one request."""
+    def put(
+        self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None, filename: str | None = None
+    ) -> None:
+        """Write one small object in one request.
+
+        Args:
+            filename: What a browser saves it as; only letters, digits, "-", "_" and ".".
+        """
 
     def upload(self, key: str, path: Path, *, content_type: str, metadata: Mapping[str, str], on_bytes: Callable[[int], None]) -> None:
         """Write one file, in parts when it is large. An exception out of on_bytes(sent) aborts the upload and is raised."""
@@ -87,7 +110,16 @@ def answer_error(what: str, status: int, code: str) -> StoreError:
             f"{what}: the bucket lies in another region ({code or status}); set AWS_REGION and AWS_ENDPOINT_URL to its own"
         )
     if status in {401, 403} or code in _FORBIDDEN_HINTS:
-        return StoreForbidden(f"{what}: {code or status}: {_FORBIDDEN_HINTS.get(code, _FORBIDDEN_HINTS['AccessDenied'])}")
+        return StoreForbidden(f"{what}: {code or status}: {_FORBIDDEN_HINTS.get(code) or _lacking(what)}")
+    if status == 404 and not code:  # botocore gives the answer to a HEAD, which has no body, the code "404"
+        return StoreMisplaced(f"{what}: 404 without an S3 error code: AWS_ENDPOINT_URL does not point at an S3 endpoint")
     if status == 404:
         return StoreNotFound(f"{what}: no such object")
     return StoreUnavailable(f"{what}: the store answered {status} {code}".rstrip())
+
+
+def _lacking(what: str) -> str:
+    """What a refused call says about the key."""
+    call = what.partition(" ")[0]
+    or_missing = ", or the object is missing and the key may not list" if call in {"GET", "HEAD"} else ""
+    return f"the key lacks {PERMISSIONS.get(call, 'the permission for this call')}{or_missing}"

@@ -167,7 +167,7 @@ def test_a_server_that_ignores_ranges_and_sends_chunks_is_read_to_its_end(proxy:
 
 REFUSALS = [
     (faults.status(404, code="NoSuchKey"), StoreNotFound, "no such object"),
-    (faults.status(404), StoreNotFound, "no such object"),
+    (faults.status(404), StoreMisplaced, "AWS_ENDPOINT_URL"),  # a web server
     (faults.status(404, code="NoSuchBucket"), StoreNoBucket, "S3_BUCKET"),
     (faults.status(301, code="PermanentRedirect"), StoreMisplaced, "PermanentRedirect"),
     (faults.status(307, code="TemporaryRedirect"), StoreMisplaced, "AWS_REGION"),

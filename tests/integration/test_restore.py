@@ -116,6 +116,15 @@ def test_a_fault_of_the_bucket_never_stops_the_restore(world: World, name: str, 
     assert_no_secret(caplog.text)
 
 
+def test_an_endpoint_that_is_a_web_server_is_not_taken_for_an_empty_bucket(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.changes["AWS_ENDPOINT_URL"] = world.hub.url  # answers 404, as a web server does
+    with caplog.at_level(logging.WARNING, logger="f5_worker"):
+        report = world.restore()
+    assert_whole(report)
+    assert report.bucket_outcome == "STORE_WRONG_REGION"
+    assert "AWS_ENDPOINT_URL does not point at an S3 endpoint" in caplog.text
+
+
 def test_an_object_replaced_during_the_download_is_never_half_used(world: World) -> None:
     world.seed()
     world.proxy.fail(faults.replaced(), path=MODEL, methods=("GET",), skip=1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -53,6 +54,23 @@ def test_a_path_that_cannot_be_a_directory_is_passed_over(settings: Settings, tm
 def test_a_file_system_without_room_is_passed_over_and_left_clean(settings: Settings, small_disk: Path) -> None:
     assert roots(replace(settings, cache_dir=small_disk / "models")) == ["first", "second"]
     assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["write_bytes", "unlink"])
+def test_a_directory_that_another_worker_removes_under_the_look_is_looked_at_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    real, raced = getattr(Path, step), []
+
+    def race(self: Path, *arguments: object) -> object:
+        if "probe." in self.name and not raced:
+            raced.append(self)
+            shutil.rmtree(self.parent)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Path, step, race)
+    assert roots(settings) == ["first", "second"]
+    assert raced
 
 
 def test_a_read_only_file_system_is_passed_over(settings: Settings, small_disk: Path) -> None:

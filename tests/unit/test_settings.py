@@ -37,9 +37,19 @@ def test_credentials_without_a_bucket_are_a_warning() -> None:
     assert "S3_BUCKET" in settings.warnings[0]
 
 
-def test_a_b2_key_without_an_endpoint_gets_the_line_to_set() -> None:
-    with pytest.raises(SettingsError, match=r"AWS_ENDPOINT_URL=https://s3\.<region>\.backblazeb2\.com"):
-        Settings.from_env({**S3, "AWS_ENDPOINT_URL": "", "AWS_ACCESS_KEY_ID": "005" + "a1b2c3d4e5f6a7b8c9d0e1"})
+@pytest.mark.parametrize(
+    ("key_id", "region"),
+    [
+        ("005" + "a1b2c3d4e5f6a7b8c9d0e1", "us-east-005"),  # an application key begins with its cluster
+        ("003" + "a1b2c3d4e5f6a7b8c9d0e1", "eu-central-003"),
+        ("009" + "a1b2c3d4e5f6a7b8c9d0e1", "<region>"),
+        ("005b86aeb2be", "<region>"),  # a master key does not
+    ],
+)
+def test_a_b2_key_without_an_endpoint_gets_the_line_to_add(key_id: str, region: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({**S3, "AWS_ENDPOINT_URL": "", "AWS_ACCESS_KEY_ID": key_id})
+    assert f"add AWS_ENDPOINT_URL=https://s3.{region}.backblazeb2.com" in str(caught.value)
 
 
 def test_every_bad_variable_is_reported_at_once() -> None:
