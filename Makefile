@@ -6,7 +6,7 @@ PINS := requirements.txt requirements-nodeps.txt requirements-dev.txt
 READY := $(VENV)/.ready
 PYTEST_ARGS ?=
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench image image-test clean
 
 demo: $(READY)
 	$(BIN)/python -m tests.demo
@@ -28,6 +28,16 @@ bench: $(READY) .venv-bench/.ready
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --disable-pip-version-check -r requirements-bench.txt
 	touch $@
+
+# With docker when its daemon answers, else podman; the base by debootstrap when no registry can be reached. IMAGE is the tag.
+IMAGE ?= localhost/f5-tts-worker
+image:
+	IMAGE=$(IMAGE) $(PYTHON) -m tests.container.image
+
+# The built image does the worker's main job against real servers on loopback.
+image-test: $(READY)
+	IMAGE=$(IMAGE) TEST_IMAGE=1 $(BIN)/python -m pytest tests/container $(PYTEST_ARGS)
+	IMAGE=$(IMAGE) $(PYTHON) -m tests.container.image sizes
 
 clean:
 	rm -rf out $(VENV) .venv-bench

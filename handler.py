@@ -1,7 +1,7 @@
 """Composition root: settings -> engine -> weights -> store, publisher and service -> RunPod's job loop.
 
-model_cache_init.py becomes this program; started by hand it restores the weights itself. Exit codes: 2 the settings are
-wrong, 3 the weights or the model are; either is said in one line of the log.
+model_cache_init.py becomes this program; started by hand it restores the weights itself. Exit codes: 2 the settings or the
+arguments are wrong, 3 the weights or the model are; either is said in one line of the log. 130 interrupted from the keyboard.
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from f5_worker import boot, logs, report, wheels
+from f5_worker import boot, channel, fitness, local, logs, report, wheels
 from f5_worker.cache import HubCache
-from f5_worker.errors import CacheError, SettingsError, WorkerError
-from f5_worker.manifest import ModelSpec, load_model
+from f5_worker.errors import CacheError, RequestError, SettingsError, WorkerError
+from f5_worker.jobs import Channel
+from f5_worker.manifest import ModelSpec, load_model, load_transcriber
 from f5_worker.publish import Publisher
 from f5_worker.report import Phase, Timeline, process_start_unix_s
 from f5_worker.restore import RestoreReport
 from f5_worker.service import Service
-from f5_worker.settings import Settings
+from f5_worker.settings import S3Settings, Settings
+from f5_worker.store import Store
+from f5_worker.transcribe import Transcriber, WeightsOnDemand
 from s3_utils import S3Store
 
 if TYPE_CHECKING:
@@ -34,18 +38,23 @@ log = logging.getLogger(__name__)
 CONCURRENCY = 2  # one job's downloads and uploads overlap the other's synthesis; the service has one GPU slot
 EXIT_SETTINGS = 2
 EXIT_MODEL = 3
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 LOCAL_PUBLISH_S = 1800.0  # a local run ends after one job: the bucket is seeded first, for at most this long
 
 
 def main() -> int:
     """Serve until the platform stops the process; the exit code."""
-    signal.signal(signal.SIGTERM, _stop)  # the SDK sets its own when it starts; until then PID 1 would ignore the signal
+    signal.signal(signal.SIGTERM, _stop)  # the SDK sets its own when it starts
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked by the boot
     logs.set_up()
     try:
+        local.check_arguments(sys.argv)
         serve(Settings.from_env(os.environ))
     except WorkerError as error:
         log.error("handler.failed error=%r", str(error))  # noqa: TRY400 - the message says what to do; a traceback would bury it
-        return EXIT_SETTINGS if isinstance(error, SettingsError) else EXIT_MODEL
+        return EXIT_SETTINGS if isinstance(error, SettingsError | RequestError) else EXIT_MODEL
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     return 0
 
 
@@ -56,9 +65,9 @@ def serve(settings: Settings) -> None:
         SettingsError: no models file has the wanted model.
         WorkerError: the weights or the model cannot be had.
     """
-    spec = load_model(settings.model, settings.models_file)
-    store = S3Store(settings.s3) if settings.s3 else None
-    cache_store = store if settings.cache_bucket else None
+    spec, of_speech = load_model(settings.model, settings.models_file), load_transcriber(settings.models_file)
+    cache_store = S3Store(settings.cache_bucket) if settings.cache_bucket else None
+    ask_hub = "HF_HUB_OFFLINE" not in os.environ  # the boot sets it later for everybody
     timeline = Timeline(process_start_unix_s())
     began_s = float(os.environ.get(report.EXEC_UNIX_S, timeline.started_unix_s)) - timeline.started_unix_s
     timeline.add(Phase("start handler", "handler", began_s, timeline.now_s()))
@@ -67,6 +76,8 @@ def serve(settings: Settings) -> None:
     with timeline.phase("import runpod", lane="handler"):
         sdk = import_sdk()
     logs.set_up_for(settings, os.environ)
+    with timeline.phase("check GPU", lane="handler"):
+        fitness.check(settings)
     with timeline.phase("import torch", lane="handler"):
         from f5_worker.backend import choose_backend  # noqa: PLC0415 - after the logs and the signal handler are set
         from f5_worker.engine import Engine  # noqa: PLC0415
@@ -74,7 +85,8 @@ def serve(settings: Settings) -> None:
         wheel = boot.join_wheel(os.environ)
         wheels.activate(wheel, settings.flash_attn, sys.modules, sys.path)  # type: ignore[arg-type] # None blocks an import
     with timeline.phase("build model", lane="handler"):
-        engine = Engine.build(spec, choose_backend(settings.flash_attn))
+        backend = choose_backend(settings.flash_attn)
+        engine = Engine.build(spec, backend)
     with timeline.phase("wait for weights", lane="handler"):
         restored = boot.join(spec.files, settings, cache_store, os.environ, timeline=timeline)
     with timeline.phase("load model", lane="handler"):
@@ -84,12 +96,24 @@ def serve(settings: Settings) -> None:
 
     booted = boot_report(spec, engine, [*restored.phases, *wheel.phases], restored, timeline)
     keep(booted, restored)
-    service = Service(engine, settings, store, boot=lambda: booted)
+    on_demand = WeightsOnDemand(settings, cache_store, ask_hub=ask_hub)
+    service = Service(
+        engine,
+        settings,
+        job_store(settings.s3) if settings.s3 else None,
+        boot=lambda: booted,
+        transcriber=Transcriber(of_speech, on_demand.restore, backend),
+        new_store=job_store,
+        open_channel=channel_opener() if serves_the_queue(sys.argv, os.environ) else None,
+    )
+    one_job = runs_one_job(sys.argv, os.environ)
+    handle = local.readable(service.handle) if one_job else service.handle
     publisher = Publisher(cache_store, settings, spec.files, restored).start() if cache_store else None
     try:
-        sdk.serverless.start({"handler": service.handle, "concurrency_modifier": lambda _current: CONCURRENCY})
+        sdk.serverless.start({"handler": handle, "concurrency_modifier": lambda _current: CONCURRENCY})
     finally:  # also on SystemExit, by which the SDK ends a local run
-        end(publisher, wait=runs_one_job(sys.argv, os.environ))
+        on_demand.stop()
+        end(publisher, wait=one_job)
 
 
 def import_sdk() -> ModuleType:
@@ -113,6 +137,20 @@ def processor_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return "unknown"
+
+
+def job_store(s3: S3Settings) -> Store:
+    """A bucket for the files of jobs, which have no time to wait for it."""
+    return S3Store(s3, read_timeout_s=5.0, attempts=2)
+
+
+def channel_opener() -> Callable[[Mapping[str, Any]], AbstractAsyncContextManager[Channel]]:
+    """Opens the queue's channel for a job, with the SDK's addresses and credentials."""
+    from runpod.http_client import AsyncClientSession  # noqa: PLC0415 - as import_sdk
+    from runpod.serverless.modules import rp_http  # noqa: PLC0415
+
+    urls = {"stream_url": rp_http.JOB_STREAM_URL, "done_url": rp_http.JOB_DONE_URL}
+    return lambda job: channel.opened(AsyncClientSession, str(job["id"]), **urls)
 
 
 def boot_report(
@@ -150,6 +188,11 @@ def runs_one_job(argv: Sequence[str], env: Mapping[str, str]) -> bool:
     """Whether the SDK runs one job and ends the process: --test_input or test_input.json, and no --rp_serve_api."""
     local = any(arg.startswith("--test_input") for arg in argv) or "RUNPOD_WEBHOOK_GET_JOB" not in env
     return local and "--rp_serve_api" not in argv
+
+
+def serves_the_queue(argv: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Whether jobs come from the platform's queue: not from a terminal, and not over the SDK's own HTTP server."""
+    return not runs_one_job(argv, env) and "--rp_serve_api" not in argv and env.get("RUNPOD_REALTIME_PORT", "0") == "0"
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -28,6 +29,8 @@ EXIT_SETTINGS = 2
 
 
 def main(arguments: list[str]) -> NoReturn:
+    # The kernel drops a signal that PID 1 does not listen to: it waits until the handler does, also across the exec.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     env = dict(os.environ)
     logs.set_up()
     try:

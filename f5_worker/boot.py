@@ -125,6 +125,7 @@ def _run_child(report_fd: int, work: Callable[[threading.Event], bytes]) -> NoRe
 
     try:
         signal.signal(signal.SIGTERM, end)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         _die_with_parent()
         os.write(report_fd, work(stop))
         code = 0

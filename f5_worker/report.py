@@ -61,9 +61,9 @@ class Timeline:
         return sorted(rounded, key=lambda p: p["start_s"])
 
 
-def process_start_unix_s() -> float:
-    """When this process was started (exec keeps it), from /proc; resolution 10 ms."""
-    after_name = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+def process_start_unix_s(process: Path = Path("/proc/self")) -> float:
+    """When a process was started (exec keeps it), from its folder in /proc; resolution 10 ms."""
+    after_name = (process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     since_boot_s = int(after_name[19]) / os.sysconf("SC_CLK_TCK")  # field 22, starttime
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot_s
 

@@ -72,6 +72,19 @@ def _name(torch: str, cxx11_abi: bool) -> str:
     return f"flash_attn-{VERSION}+cu12torch{torch}cxx11abi{str(cxx11_abi).upper()}-cp311-cp311-linux_x86_64.whl"
 
 
+def release_for_installed_torch() -> str:
+    """What pip is to install for an image that is built without a GPU: the release's address with the digest that pip checks.
+
+    Raises:
+        LookupError: no wheel fits the installed Python and torch.
+    """
+    host = this_host()
+    choice = choose("on", Host(MIN_CAPABILITY, host.python, host.torch, host.cxx11_abi), importable=False)
+    if choice.wheel is None:
+        raise LookupError(choice.reason)
+    return f"{RELEASE_URL}{choice.wheel.name}#sha256={choice.wheel.sha256}"
+
+
 def pinned() -> list[Wheel]:
     """Every wheel that some worker may want."""
     return [Wheel(_name(torch, abi), sha256) for (torch, abi), sha256 in _SHA256.items()]

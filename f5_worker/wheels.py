@@ -31,7 +31,7 @@ from f5_worker.errors import CacheError, WorkerError
 from f5_worker.report import Phase, Timeline
 from f5_worker.settings import Settings
 from f5_worker.store import Store
-from f5_worker.wheel_choice import MIN_CAPABILITY, RELEASE_URL, Host, Wheel, choose, pinned, pinned_names, this_host
+from f5_worker.wheel_choice import RELEASE_URL, Host, Wheel, choose, pinned, pinned_names, this_host
 from f5_worker.wheel_source import local_copy, obtain, wrong_note
 
 __all__ = [
@@ -257,28 +257,3 @@ def _run(command: list[str], timeout_s: float, env: Mapping[str, str]) -> _Fault
     if done.returncode == 0:
         return None
     return _Fault((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:300], done.returncode)
-
-
-def bake(env: Mapping[str, str]) -> int:
-    """Install the wheel for this image into site-packages and try it, without asking for a GPU; the exit code."""
-    host = this_host()
-    choice = choose("on", Host(MIN_CAPABILITY, host.python, host.torch, host.cxx11_abi), importable=False)
-    if choice.wheel is None:
-        log.error("flash_attn.bake outcome=failed reason=%r", choice.reason)
-        return 1
-    with tempfile.TemporaryDirectory() as folder:
-        cache = HubCache(Path(folder))
-        cache.state.mkdir()
-        try:
-            obtain(choice.wheel, cache, None, Settings(), release_url=RELEASE_URL, stop=None)
-        except WorkerError as exc:
-            log.error("flash_attn.bake outcome=failed error=%r", str(exc))  # noqa: TRY400
-            return 1
-        fault = _pip(str(local_copy(cache, choice.wheel)), env=env) or _probe(None, env, Timeline(time.time()))
-    log.info("flash_attn.bake outcome=%s", fault.reason if fault else "installed")
-    return 1 if fault else 0
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO)
-    sys.exit(bake(os.environ))
