@@ -1,4 +1,5 @@
-"""Operator commands: `python -m f5_worker cache status|pull|push|verify|gc`, `doctor`, `selftest` and `boot-report`.
+"""Operator commands: `python -m f5_worker cache status|pull|push|verify|gc`, `doctor`, `selftest`,
+`say`, `validate` and `boot-report`.
 
 Exit codes: 0 all is well, 1 something is missing or wrong (the table says what), 2 the settings are wrong, 3 the bucket,
 the hub or the disk failed.
@@ -24,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from f5_worker import doctor, hub, inventory, logs, selftest, waterfall
+from f5_worker import doctor, hub, inventory, logs, say, selftest, validate, waterfall
 from f5_worker.cache import HubCache
 from f5_worker.errors import SettingsError, WorkerError
 from f5_worker.manifest import ModelSpec, PinnedFile, load_model, load_pins
@@ -44,6 +45,8 @@ cache_app = typer.Typer(no_args_is_help=True, help="The weights in the bucket an
 app.add_typer(cache_app, name="cache")
 app.command("doctor")(doctor.command)
 app.command("selftest")(selftest.command)
+app.command("say")(say.command)
+app.command("validate")(validate.command)
 console, errors = Console(), Console(stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]

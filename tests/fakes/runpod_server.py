@@ -83,6 +83,7 @@ class RunpodServer:
         self.endpoint_id, self.poll_s = endpoint_id, poll_s
         self.jobs: dict[str, Job] = {}
         self.calls: list[Call] = []
+        self.workers: dict[str, int] = {}  # what /health says of the workers' states
         self.changed = threading.Condition()
         self._queue: list[str] = []
         self._stops: dict[str, list[str]] = {}  # worker -> job ids to stop
@@ -341,7 +342,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != f"Bearer {API_KEY}":
             return self._send(401, {"error": "bad key"})
         owner = self.server.owner
-        owner.record(call)
+        fault = owner.record(call)
+        if fault and fault.drop:
+            self.close_connection = True
+            return None
+        if fault:
+            return self._send(fault.status, {"error": "injected"})
         if verb in {"run", "runsync"}:
             job_id = owner.submit(**({"job_input": call.body["input"]} | {k: v for k, v in call.body.items() if k != "input"}))
             return self._send(200, owner.wait(job_id, 90) if verb == "runsync" else {"id": job_id, "status": "IN_QUEUE"})
@@ -350,7 +356,7 @@ class _Handler(BaseHTTPRequestHandler):
         if verb == "health":
             states = [job.status for job in owner.jobs.values()]
             counts = {"inQueue": states.count("IN_QUEUE"), "inProgress": states.count("IN_PROGRESS")}
-            return self._send(200, {"jobs": counts, "workers": {}})
+            return self._send(200, {"jobs": counts, "workers": owner.workers})
         job = owner.jobs.get(call.job)
         if job is None or verb not in {"status", "cancel", "stream"}:
             return self._send(404, {"error": "no such job"})
