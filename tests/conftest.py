@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-_OURS = ("AWS_", "S3_", "F5_", "HF_", "RUNPOD_", "MODEL_CACHE_DIR", "ENABLE_S3", "FLASH_ATTN", "DEFAULT_VOICE", "LOG_LEVEL", "XDG_")
+from f5_worker.logs import OURS
+
+_SETTINGS = ("AWS_", "S3_", "F5_", "HF_", "RUNPOD_", "MODEL_CACHE_DIR", "ENABLE_S3", "FLASH_ATTN", "DEFAULT_VOICE", "LOG_LEVEL", "XDG_")
 _KEPT = {"AWS_CA_BUNDLE"}
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -21,7 +23,7 @@ _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No setting of the machine or of another test reaches this one; $HOME is empty (the SDK and boto3 read files there)."""
     for name in list(os.environ):
-        if name.startswith(_OURS) and name not in _KEPT:
+        if name.startswith(_SETTINGS) and name not in _KEPT:
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -29,11 +31,12 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
 
 @pytest.fixture(autouse=True)
 def restore_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
+    loggers = [logging.getLogger(), *map(logging.getLogger, OURS)]
+    levels, handlers = [logger.level for logger in loggers], loggers[0].handlers[:]
     yield
-    root.setLevel(level)
-    root.handlers[:] = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    loggers[0].handlers[:] = handlers
 
 
 @pytest.fixture
