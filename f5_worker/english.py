@@ -37,10 +37,19 @@ def _any(forms: Iterable[str]) -> str:
 
 _INT = r"(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d{1,2}(?:,\d\d)+,\d{3}(?!,?\d)|\d{1,3}(?: 000)+\b|\d+)"
 _NUMBER = rf"(?:{_INT}(?:\.\d+)?|(?<!\w)\.\d+)"
+_WITH_COMMA = r"(?:\d{1,3}(?:\.\d{3})+|\d+),\d{1,2}(?!\d|[,.]\d)"  # a decimal comma: 3,5 and 1.234,56
+_AMOUNT = rf"(?:{_WITH_COMMA}|{_NUMBER})"  # of money or in a unit; 3,5 alone may be a list
 _START = r"(?<![\w.,:/])"
 _MINUS = r"(?P<minus>(?<![\w)%°])[-−])?"
 _ONE = r"(?P<one>(?<=\ba )|(?<=\bA )|(?<=\ban ))?"  # a five dollar bill
 _SCALE = r"(?:[\s-]?(?P<scale>thousand|million|billion|trillion|mn|bn|tn)|(?P<letter>[kKmMbBT]))\b"
+
+
+def _with_stop(amount: str) -> str:
+    """Without marks between the thousands, and with a stop before the fraction."""
+    if re.fullmatch(_WITH_COMMA, amount):
+        amount = amount.replace(".", "").replace(",", ".")
+    return re.sub("[, ]", "", amount)
 
 
 def _signed(match: Match) -> str:
@@ -52,7 +61,9 @@ def _currency(match: Match) -> str:
     one, many, small_one, small_many = CURRENCIES[match["sign"]]
     if found.get("one") is not None and re.compile("[ -][a-z]").match(match.string, match.end()):
         many, small_many = one, small_one
-    amount, scale = re.sub("[, ]", "", match["amount"]), match["scale"] or SCALES.get(match["letter"])
+    amount, scale = _with_stop(match["amount"]), match["scale"] or SCALES.get(match["letter"])
+    if scale and _DEAL.match(match.string, match.end()):
+        many = one
     low = f"{number(found['low'])} to " if found.get("low") else ""
     minus = "minus " if found.get("minus") else ""
     whole, _, fraction = amount.partition(".")
@@ -67,11 +78,11 @@ def _currency(match: Match) -> str:
 
 
 def _unit(match: Match) -> str | None:
-    one, many = UNITS[match["unit"]]
+    one, many = UNITS.get(match["unit"], ("inch", "inches"))
     if match["unit"] == "s" and not match["gap"]:  # the 5s is a name
         return None
     single = match["number"] == "1" or match["gap"] == "-" or match["one"] is not None
-    return f"{_signed(match)}{number(match['number'])} {one if single else many}"
+    return f"{_signed(match)}{number(_with_stop(match['number']))} {one if single else many}"
 
 
 def _fraction(match: Match) -> str | None:
@@ -171,6 +182,7 @@ def _shortened(match: Match) -> str:
     return SHORTENED[match[1]] + "." * at_end
 
 
+_DEAL = re.compile(r" (?:deal|fund|loan|bond|grant|bid|offer|contract|project|plan|budget|bill|settlement|lawsuit|investment|valuation)\b")
 _PARTS = frozenset({12, 16, 20, 24, 32, 64, 100, 1000})
 _NEVER_LAST = frozenset({"vs", "approx", "dept", "Dept", "Univ", "Assn"})
 _TLD = r"(?:com|org|net|edu|gov|io|dev|ai|info|co\.uk)"
@@ -201,11 +213,11 @@ RULES: list[Rule] = [
     (
         re.compile(
             rf"{_ONE}{_MINUS}(?<![A-Za-z])(?P<sign>[A-Z]{{0,2}}\$|[£€¥₹₩₽₿]|\b(?:{_CODES})\b)\s?"
-            rf"(?:(?P<low>{_NUMBER})\s?[-–]\s?)?(?P<amount>{_NUMBER})(?:{_SCALE})?(?!\d)"
+            rf"(?:(?P<low>{_NUMBER})\s?[-–]\s?)?(?P<amount>{_AMOUNT})(?:{_SCALE})?(?!\d)"
         ),
         lambda m: _currency(m) if m["sign"] in CURRENCIES else None,
     ),
-    (re.compile(rf"{_START}(?P<amount>{_NUMBER})(?:{_SCALE})?\s?(?P<sign>[€£¢]|(?:{_CODES})\b)"), _currency),
+    (re.compile(rf"{_START}(?P<amount>{_AMOUNT})(?:{_SCALE})?\s?(?P<sign>[€£¢]|(?:{_CODES})\b)"), _currency),
     *DATE_RULES,
     (re.compile("|".join(_TELEPHONES)), _groups),
     (re.compile(r"(?<![\w.,])(\d{1,3}(?:,\d{3}){1,4}|\d{1,12})(?i:st|nd|rd|th)\b"), lambda m: ordinal(int(m[1].replace(",", "")))),
@@ -218,7 +230,12 @@ RULES: list[Rule] = [
         ),
         _fraction,
     ),
-    (re.compile(rf"{_ONE}{_START}{_MINUS}(?P<number>{_NUMBER})(?P<gap>[\s-]?)(?P<unit>{_any(UNITS)})(?!\w)(?:\.(?= [a-z]))?"), _unit),
+    (
+        re.compile(
+            rf"{_ONE}{_START}{_MINUS}(?P<number>{_AMOUNT})(?P<gap>[\s-]?)(?P<unit>{_any(UNITS)}|in(?=\. [a-z]))(?!\w)(?:\.(?= [a-z]))?"
+        ),
+        _unit,
+    ),
     (re.compile(rf"{_START}(\d{{1,2}})['’′](\d{{1,2}})(?:\"|”|″|'')"), lambda m: f"{number(m[1])} foot {number(m[2])}"),
     (re.compile(rf"(?<=[a-z\d€£¢])/({_any(PER)})\b"), _per),
     (
@@ -235,7 +252,7 @@ RULES: list[Rule] = [
         re.compile(rf"{_START}(\d+\.\d+|\d\d+|[124-9])([MB])(?= (?:people|(?!was|is|has|as)[a-z]+s)\b)"),
         lambda m: f"{number(m[1])} {SCALES[m[2]]}",
     ),
-    (re.compile(rf"{_START}({_NUMBER})[eE]([+-])(\d{{1,3}})(?!\w)"), _power),
+    (re.compile(rf"{_START}({_NUMBER})(?:[eE]([+-])|e)(\d{{1,3}})(?!\w)"), _power),
     (re.compile(r"(?<=\d)\s?[-−–]\s?(?=\d+(?:\.\d+)?\s?=)"), lambda _: " minus "),
     (re.compile(r"(?<=\d) [-–] (?=\d)"), _spaced_range),
     (re.compile(rf"(?:{_RANGE})[-–](?=[$£€¥]?\.?\d)|(?<=[apAP][mM]) [-–] (?=\d)"), lambda _: " to "),

@@ -20,13 +20,20 @@ _NEAR_CHARS = 12  # how far around a number its language is looked for
 _PHRASE_CHARS = 40
 # Frequent words that tell English from other languages in the Latin script.
 _ENGLISH = frozenset(
-    "the and of to in is it that was for on are with as at be this have from or by not but what all were we you he she".split()
+    """
+    the and of to in is it that was for are with as at be this have from or by not but what all were we you he she my your his they
+    them their our us would could should did does been there these those when how why who than then some please here about into years I
+    """.split()
 )
 _OTHERS = frozenset(
     re.findall(
         r"\w+",
         """der die das und ist nicht ein eine den dem von mit auf es im zu le la les et est un une des du que qui pas pour dans el los las
-        y en por con una se il che non per di della sono o os uma não het een van dat nie jest się na og er det att och är ve bir bu""",
+        y en por con una se il che non per di della sono o os uma não het een van dat nie jest się na og er det att och är ve bir bu
+        ich wir ihr sie habe haben sind je j tu nous vous ils elle elles suis sont avec tengo tiene somos está muy pero ho hai abbiamo lui
+        gli sono mam masz mamy mają jestem są tak saya anda kami kita dia yang di ini itu ada punya tidak minulla sinulla minä olen ovat ei
+        että ik heb heeft zij wij maar ook jag jeg har ikke inte tenho tem ele ela nós são mais nekem és nem benim senin onun yok değil sunt
+        și mám mají máme jsem jsou ja""",
     )
 )
 # A heading or a paragraph without a mark ends like a sentence.
@@ -58,10 +65,27 @@ def rules_for(text: str, language: str | None = None) -> list[Rule]:
 
 def looks_english(text: str) -> bool:
     """Whether the Latin part of the text is English, as far as its frequent words tell."""
-    words = [word.lower() for word in _WORD.findall(_HAN.sub(" ", text))]
+    words = _latin_words(text)
     foreign_letters = sum(word.isalpha() and not word.isascii() for word in words)  # m² and ½ are no letters
-    english_words, others = sum(word in _ENGLISH for word in words), sum(word in _OTHERS for word in words)
+    english_words, others = _evidence(words)
     return english_words >= others and foreign_letters * 10 <= len(words)
+
+
+def is_guess(text: str) -> bool:
+    """Whether a text that looks English has as many words that say so as words of other languages, maybe none."""
+    words = _latin_words(text)
+    english_words, others = _evidence(words)
+    return english_words == others and len(words) > 1 and not _HAN.search(text) and looks_english(text)
+
+
+def _latin_words(text: str) -> list[str]:
+    """In small letters but for "I": "i" is a word of Italian and Polish."""
+    return [word if word == "I" else word.lower() for word in _WORD.findall(_HAN.sub(" ", text))]
+
+
+def _evidence(words: list[str]) -> tuple[int, int]:
+    """How many words are frequent in English and how many in the other languages."""
+    return sum(word in _ENGLISH for word in words), sum(word in _OTHERS for word in words)
 
 
 def looks_chinese(text: str) -> bool:

@@ -10,10 +10,12 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from f5_worker import audio, quality
+from f5_worker import text as texts
 from f5_worker.audio import Samples
 from f5_worker.errors import InternalError, ReferenceInvalid
 from f5_worker.levels import WINDOWS_PER_S, loud_windows, quietest_cut
@@ -67,7 +69,7 @@ def prepare(data: bytes, text: str | None, *, transcriber: Recogniser | None = N
         ReferenceInvalid: the recording cannot be cloned from, or the text cannot be what is spoken in it; the message says what to change.
         TranscriberUnavailable: it has to be transcribed, and that cannot be done.
     """
-    given = " ".join((text or "").split())
+    given = _one_line(text or "")
     words = given if any(char.isalnum() for char in given) else ""
     if not words and transcriber is None:
         raise ReferenceInvalid("ref_text is empty: pass the words that are spoken in the reference audio")
@@ -87,7 +89,7 @@ def prepare(data: bytes, text: str | None, *, transcriber: Recogniser | None = N
         SAMPLE_RATE_HZ,
         _ended(words),
         len(samples) / SAMPLE_RATE_HZ,
-        (*_cut_warning(whole, used, words_given=bool(given)), *quality.warnings(measured)),
+        (*_cut_warning(whole, used, words_given=bool(given)), *_digits_warning(words), *quality.warnings(measured)),
         measured,
         transcribed,
         _content_id(data, text),
@@ -102,6 +104,7 @@ class VoiceCache:
         self._max_bytes = max_bytes
         self._voices: OrderedDict[tuple[str, str | None], Voice] = OrderedDict()
         self._lock = threading.Lock()
+        self._preparing: WeakValueDictionary[tuple[str, str | None], threading.Lock] = WeakValueDictionary()
 
     @property
     def size_bytes(self) -> int:
@@ -112,10 +115,17 @@ class VoiceCache:
         """The same as the function `prepare`, whose errors it raises; an equal voice is prepared once."""
         key = (_content_id(data, text), language)
         with self._lock:
+            preparing = self._preparing.setdefault(key, threading.Lock())
+        with preparing:
+            return self._known(key) or self._keep(key, prepare(data, text, transcriber=transcriber, language=language))
+
+    def _known(self, key: tuple[str, str | None]) -> Voice | None:
+        with self._lock:
             if key in self._voices:
                 self._voices.move_to_end(key)
-                return self._voices[key]
-        voice = prepare(data, text, transcriber=transcriber, language=language)
+            return self._voices.get(key)
+
+    def _keep(self, key: tuple[str, str | None], voice: Voice) -> Voice:
         with self._lock:
             self._voices[key] = voice
             while self._size_bytes() > self._max_bytes:
@@ -174,12 +184,22 @@ def _cut_warning(whole: Samples, used: Samples, *, words_given: bool) -> Warning
     return (("REFERENCE_CUT", message),)
 
 
+def _digits_warning(words: str) -> Warnings:
+    message = "the words of the reference audio hold digits, which the model guesses at: pass ref_text with numbers as words"
+    return (("REFERENCE_DIGITS", message),) if any(char.isdecimal() for char in words) else ()
+
+
 def _recognise(samples: Samples, transcriber: Recogniser | None, language: str | None) -> str:
     assert transcriber is not None  # noqa: S101 - the callers refused before; mypy cannot see it
-    words = " ".join(transcriber.transcribe(samples, SAMPLE_RATE_HZ, language).text.split())
+    words = _one_line(transcriber.transcribe(samples, SAMPLE_RATE_HZ, language).text)
     if not any(char.isalnum() for char in words) or not _is_speakable(words, len(samples) / SAMPLE_RATE_HZ):
         raise ReferenceInvalid("the words of the reference audio could not be recognised: pass ref_text and at most 12 s of audio")
     return words
+
+
+def _one_line(text: str) -> str:
+    """The text as the model's other text is cleaned."""
+    return " ".join(texts.tidied(text).text.split())
 
 
 def _is_speakable(words: str, seconds: float) -> bool:

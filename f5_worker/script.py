@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
@@ -91,7 +92,8 @@ def plan(
         chunks += _chunks(cleaned, part, apply(cleaned.text[part.start : part.end], rules), *limits)
     if not chunks:
         raise TextEmpty("the text holds nothing that can be spoken: pass at least one word")
-    return Script(chunks, pause_after_s, _warnings(chunks) if normalize else [])
+    warnings = [*_left_out(text, cleaned, chunks, tags=tags), *(_of_numbers(chunks, language) if normalize else [])]
+    return Script(chunks, pause_after_s, warnings)
 
 
 def _rules(text: str, language: str | None) -> list[Rule]:
@@ -192,7 +194,27 @@ def _belongs(spoken: Rewritten, group: tuple[int, int], match: re.Match[str]) ->
     return one_word or marks
 
 
-def _warnings(chunks: list[Chunk]) -> list[tuple[str, str]]:
-    message = "digits are left as written, because rules exist for English and Chinese only: write numbers as words"
-    left = any(char.isdecimal() for chunk in chunks for char in chunk.spoken)
-    return [("NUMBERS_NOT_NORMALISED", message)] if left else []
+def _left_out(text: str, cleaned: Rewritten, chunks: list[Chunk], *, tags: bool) -> list[tuple[str, str]]:
+    """Signs between two pauses, or so many that they fill a chunk, with no word to go with; marks of punctuation are not missed."""
+    used = bytearray(len(text))
+    sent_tags = [cleaned.source(*match.span()) for match in _TAG.finditer(cleaned.text)] if tags else []
+    for start, end in [*sent_tags, *((span.start, span.end) for chunk in chunks for span in chunk.spans)]:
+        used[start:end] = b"\1" * (end - start)
+    found: dict[str, list[int]] = {}
+    for at, char in enumerate(text):
+        if not used[at] and unicodedata.category(char).startswith("S"):
+            found.setdefault(char, []).append(at)
+    message = f"these characters stand apart from any word and are left out: {texts.listed(found)}"
+    return [("CHARACTERS_LEFT_OUT", message)] if found else []
+
+
+def _of_numbers(chunks: list[Chunk], language: str | None) -> list[tuple[str, str]]:
+    from f5_worker.normalise import is_guess  # noqa: PLC0415 - see _rules
+
+    if any(char.isdecimal() for chunk in chunks for char in chunk.spoken):
+        message = "digits are left as written, because rules exist for English and Chinese only: write numbers as words"
+        return [("NUMBERS_NOT_NORMALISED", message)]
+    written = " ".join(chunk.written for chunk in chunks)
+    if not language and any(map(str.isdecimal, written)) and is_guess(written):
+        return [("LANGUAGE_GUESSED", "numbers are spoken in English, but the text does not tell its language: pass language")]
+    return []

@@ -11,13 +11,14 @@ import math
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 
 from f5_worker.errors import TextEmpty, TextTooLong
 from f5_worker.rewrite import Claim, Rewritten
 
 MAX_CHARS = 50_000
+_CHARACTERS_SHOWN = 10
 SHORT_BYTES = 10  # F5-TTS speaks shorter chunks at a third of the speed
 _FULL_WIDTH = {ord(char) + 0xFEE0: char for char in f"%{string.digits}{string.ascii_letters}"}
 _PLAIN = str.maketrans(_FULL_WIDTH | {"\u2010": "-", "\u2011": "-", "\u2028": "\n", "\u2029": "\n"})
@@ -54,11 +55,16 @@ def clean(text: str) -> Rewritten:
     """
     if len(text) > MAX_CHARS:
         raise TextTooLong(f"the text has {len(text)} characters, at most {MAX_CHARS} are allowed: split it into several jobs")
-    visible = _same_length(text)
-    cleaned = Rewritten(visible, tuple(sorted([*_compositions(visible), *_blanks(visible)])))
+    cleaned = tidied(text)
     if not any(char.isalnum() for char in cleaned.text):
         raise TextEmpty("the text holds nothing that can be spoken: pass at least one word")
     return cleaned
+
+
+def tidied(text: str) -> Rewritten:
+    """The same of any text, also of none."""
+    visible = _same_length(text)
+    return Rewritten(visible, tuple(sorted([*_compositions(visible), *_blanks(visible)])))
 
 
 def _same_length(text: str) -> str:
@@ -118,21 +124,21 @@ def chunk(text: str, max_bytes: int) -> list[str]:
     return [piece for piece in chunks if piece]
 
 
-def unknown_characters(text: str, knows: Callable[[str], bool]) -> dict[str, list[int]]:
-    """Characters of the text as it was sent that the model cannot speak, with their positions; white space and controls aside."""
-    found: dict[str, list[int]] = {}
-    known: dict[str, bool] = {}
-    for position, char in enumerate(text):
-        if char not in known:
-            known[char] = not _visible(char).strip() or knows(char)
-        if not known[char] and not _composes(text, position):
-            found.setdefault(char, []).append(position)
-    return found
+def unknown_characters(text: str, spoken: str, knows: Callable[[str], bool]) -> dict[str, list[int]]:
+    """Characters of what is spoken that the model does not know, with their positions in the text as it was sent; white space aside."""
+    unknown: dict[str, list[int]] = {char: [] for char in dict.fromkeys(spoken) if not char.isspace() and not knows(char)}
+    cleaned = tidied(text) if unknown else Rewritten("")
+    for at, char in enumerate(cleaned.text):
+        if char in unknown:
+            unknown[char].append(cleaned.source(at, at + 1)[0])
+    return unknown
 
 
-def _composes(text: str, position: int) -> bool:
-    """Whether the character is an accent that becomes one with the letter before it."""
-    return position > 0 and len(unicodedata.normalize("NFC", text[position - 1 : position + 1])) == 1
+def listed(characters: Mapping[str, Sequence[int]]) -> str:
+    """The first characters and positions, for a message."""
+    shown = [f"{char!r} at {', '.join(map(str, at[:5]))}{' …' if len(at) > 5 else ''}" for char, at in characters.items()]
+    more = f" and {len(shown) - _CHARACTERS_SHOWN} more" if len(shown) > _CHARACTERS_SHOWN else ""
+    return "; ".join(shown[:_CHARACTERS_SHOWN]) + more
 
 
 _Splitter = Callable[[str], list[str]]

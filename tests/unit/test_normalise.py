@@ -49,7 +49,10 @@ def test_no_digit_is_left_in_a_known_language(name: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["Das kostet 5 Euro und ist nicht teuer.", "Il a 5 chats et 3 chiens.", "Tiene 5 gatos y los 3 perros.", "У него 5 кошек.",
-     "أنا عمري 25 سنة", "Jest 5 osób i nie ma 3.", "今日は5時に起きました。", "저는 5시에 일어났어요.", "मेरे पास 5 किताबें हैं।"],
+     "أنا عمري 25 سنة", "Jest 5 osób i nie ma 3.", "今日は5時に起きました。", "저는 5시에 일어났어요.", "मेरे पास 5 किताबें हैं।",
+     "Ich habe 5 Hunde.", "Tengo 3 gatos.", "J'ai 3 chats.", "Saya punya 5 apel.", "Minulla on 5 koiraa.", "Ho 3 gatti.", "Mam 3 koty.",
+     "Wir haben 5 Kinder.", "Ik heb 3 katten.", "Jag har 3 katter.", "Jeg har 3 katte.", "Tenho 3 gatos.", "Elle a 3 chats.",
+     "Van 3 kutyánk.", "Benim 3 kedim var.", "Mají 3 kočky."],
 )  # fmt: skip
 def test_digits_of_other_languages_are_left(text: str) -> None:
     assert normalise(text).text == text

@@ -6,6 +6,7 @@ import hashlib
 import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -91,6 +92,21 @@ def test_clipped_recording_is_warned_about() -> None:
 )  # fmt: skip
 def test_text_ends_as_the_model_expects(given: str, kept: str) -> None:
     assert reference.prepare(file_of(tone(3)), given).text == kept
+
+
+@pytest.mark.parametrize(
+    "sent", ["Se\u00adven cafe\u0301s\u200b are here,\ufeff and more.\x07", "\u200b Seven caf\u00e9s \r\n are here, and more."]
+)
+def test_text_goes_to_the_model_as_cleaned_as_any_other(sent: str) -> None:
+    assert reference.prepare(file_of(speech(3)), sent).text == "Seven caf\u00e9s are here, and more. "
+    heard = reference.prepare(file_of(speech(3)), None, transcriber=Recogniser(sent))
+    assert heard.text == "Seven caf\u00e9s are here, and more. "
+
+
+def test_digits_in_the_text_are_warned_about() -> None:
+    for text, transcriber in (("There are 25 of them here.", None), (None, Recogniser("There are 25 of them here."))):
+        voice = reference.prepare(file_of(speech(3)), text, transcriber=transcriber)
+        assert [code for code, _ in voice.warnings] == ["REFERENCE_DIGITS"]
 
 
 def header_only() -> bytes:
@@ -237,6 +253,34 @@ def test_the_cache_may_be_used_from_several_threads() -> None:
     for thread in threads:
         thread.join(60)
     assert 0 < cache.size_bytes <= 700_000
+
+
+@dataclass
+class SlowRecogniser(Recogniser):
+    """Hears nothing before it may, and then only the first time what can be spoken if it fails."""
+
+    fails: int = 0
+    heard: threading.Event = field(default_factory=threading.Event)
+    may: threading.Event = field(default_factory=threading.Event)
+
+    def transcribe(self, samples: Wave, rate_hz: int, language: str | None = None) -> Recogniser:
+        super().transcribe(samples, rate_hz, language)
+        self.heard.set()
+        assert self.may.wait(30)
+        return Recogniser("...") if len(self.seconds) <= self.fails else self
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_a_voice_that_several_ask_for_at_once_is_prepared_once(fails: int) -> None:
+    recogniser, cache, data = SlowRecogniser(fails=fails), reference.VoiceCache(10_000_000), file_of(speech(3))
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(cache.prepare, data, None, transcriber=recogniser) for _ in range(4)]
+        assert recogniser.heard.wait(30)
+        assert cache.prepare(data, TEXT).text == f"{TEXT} "  # another one does not wait
+        recogniser.may.set()
+        refused = [future for future in asked if future.exception(30)]
+        voices = {id(future.result()) for future in asked if future not in refused}
+    assert (len(refused), len(voices), len(recogniser.seconds)) == (fails, 1, fails + 1)
 
 
 def test_default_voice_is_the_packaged_example() -> None:

@@ -186,6 +186,38 @@ def test_digits_of_an_unknown_language_are_a_warning() -> None:
     assert plan("Das ist gut.").warnings == []
 
 
+@pytest.mark.parametrize(
+    ("text", "options", "listed"),
+    [("Hello. [pause:1s] \U0001f600 [pause:1s] Bye now.", {"tags": True}, "'\U0001f600' at 18"),
+     ("Hello there my friend. " + "\U0001f600" * 60, {"first_bytes": 30}, "'\U0001f600' at 23, 24, 25, 26, 27 …"),
+     ("Hello there my friend. It is a nice day. " + "★" * 44, {"max_bytes": 48}, "'★' at 41, 42, 43, 44, 45 …"),
+     ("Hello. [voice:b] \u2665\u200b + [voice:] Bye.", {"tags": True, "voices": ["b"]}, "'\u2665' at 17; '+' at 20")],
+)  # fmt: skip
+def test_signs_that_stand_alone_and_are_left_out_are_a_warning(text: str, options: dict[str, Any], listed: str) -> None:
+    [(code, message)] = plan(text, **options).warnings
+    assert code == "CHARACTERS_LEFT_OUT"
+    assert listed in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Hello \U0001f600 there.", "Hello. [pause:1s] ... --- !!! [pause:1s] Bye.", "★ Hello.", "It is 2 + 2.", "Hello \U0001f600. [voice:+]"],
+)
+def test_what_goes_to_the_model_marks_and_tags_are_not_left_out(text: str) -> None:
+    assert plan(text, tags=True, voices=["+"]).warnings == []
+
+
+def test_language_that_the_words_do_not_tell_is_a_warning() -> None:
+    for text in ("Nvidia Geforce 5090", "Paid 5 in Las Vegas"):
+        said = plan(text)
+        assert [code for code, _ in said.warnings] == ["LANGUAGE_GUESSED"]
+        assert not any(char.isdecimal() for char in said.chunks[0].spoken)
+        assert plan(text, language="en").warnings == []
+        assert plan(text, normalize=False).warnings == []
+    for text in ("Chapter 5", "Hello there.", "I have 5.", "5", "我有12个。"):
+        assert plan(text).warnings == []
+
+
 @pytest.mark.parametrize("text", ["", " \n\t", "...", "?!", "\U0001f600\U0001f389", "\u200b\ufeff", "\x00\x07", "—", "。！"])
 def test_nothing_to_speak_is_refused(text: str) -> None:
     with pytest.raises(TextEmpty):

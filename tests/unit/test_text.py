@@ -63,14 +63,19 @@ def test_limit_is_50000_characters() -> None:
         texts.clean("a" * 50_001)
 
 
-def test_unknown_characters_come_with_every_position() -> None:
-    known = set("abc ")
-    assert texts.unknown_characters("abXc X\n\ty\u200b", known.__contains__) == {"X": [2, 5], "y": [8]}
+@pytest.mark.parametrize(
+    ("text", "known", "unknown"),
+    [("abXc X\n\ty\u200b", "abc", {"X": [2, 5], "y": [8]}), ("cafe\u0301", "cafeé", {}), ("x\u0301", "x", {"\u0301": [1]}),
+     ("a buo\u0302\u0309i", "abuoi", {"\u1ed5": [4]}), ("\u0958 a", "a", {"\u0915": [0], "\u093c": [0]})],
+)  # fmt: skip
+def test_unknown_characters_are_those_that_are_spoken_with_every_position_in_what_was_sent(
+    text: str, known: str, unknown: dict[str, list[int]]
+) -> None:
+    assert texts.unknown_characters(text, texts.clean(text).text, known.__contains__) == unknown
 
 
-def test_accent_that_composes_with_its_letter_is_not_unknown() -> None:
-    assert texts.unknown_characters("cafe\u0301", set("cafeé").__contains__) == {}
-    assert texts.unknown_characters("x\u0301", set("x").__contains__) == {"\u0301": [1]}
+def test_characters_that_became_words_are_not_unknown() -> None:
+    assert texts.unknown_characters("½ ★", "half ★", "half".__contains__) == {"★": [2]}
 
 
 SPOKEN = st.text(alphabet=st.sampled_from(list("abcdefgh  ..,!?;\n\"'()。，！你好世界؟ककا—…1239DrMs")), min_size=1, max_size=400)
