@@ -17,7 +17,7 @@ import soxr
 from f5_worker.decode import Samples, decode
 from f5_worker.errors import RequestError
 
-__all__ = ["CONTENT_TYPES", "Encoder", "Samples", "check_format", "decode", "encode", "nearest_rate_hz", "resample"]
+__all__ = ["CONTENT_TYPES", "Encoder", "Recorder", "Samples", "check_format", "decode", "encode", "nearest_rate_hz", "resample"]
 
 MODEL_RATE_HZ = 24_000  # what F5-TTS speaks
 CONTENT_TYPES = {
@@ -37,6 +37,7 @@ _MP3_KBPS = (  # constant bit rates of layer III by version: lowest sample rate,
     (16_000, (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)),
     (8_000, (8, 16, 24, 32, 40, 48, 56, 64)),
 )
+_PIECE = 2**18  # samples encoded at once, 11 s: conversions copy them several times
 _UNKNOWN = 0xFFFFFFFF  # the length in the header of a WAV that is still being written
 
 
@@ -67,11 +68,26 @@ def encode(
         RequestError: as check_format.
         KeyError: fmt is not one of CONTENT_TYPES.
     """
-    file = io.BytesIO()
-    sink = _Sink(file, fmt, sample_rate_hz, out_rate_hz, bitrate_kbps)
-    sink.write(samples)
-    sink.close()
-    return file.getvalue()
+    recorder = Recorder(fmt, sample_rate_hz, out_rate_hz, bitrate_kbps)
+    recorder.write(samples)
+    return recorder.close()
+
+
+class Recorder:
+    """The file of encode(), written while its samples come. Raises as encode()."""
+
+    def __init__(self, fmt: str, sample_rate_hz: int, out_rate_hz: int | None = None, bitrate_kbps: int | None = None) -> None:
+        self._file = io.BytesIO()
+        self._sink = _Sink(self._file, fmt, sample_rate_hz, out_rate_hz, bitrate_kbps)
+
+    def write(self, samples: Samples) -> None:
+        for start in range(0, len(samples), _PIECE):
+            self._sink.write(samples[start : start + _PIECE])
+
+    def close(self) -> bytes:
+        """The whole file."""
+        self._sink.close()
+        return self._file.getvalue()
 
 
 class Encoder:

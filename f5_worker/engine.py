@@ -28,14 +28,14 @@ from f5_worker.manifest import ModelSpec, PinnedFile
 from f5_worker.passes import Pass, Plan, Voices
 from f5_worker.reference import default_voice
 from f5_worker.renderer import Renderer
-from f5_worker.speech import PRESETS, Options, Part, Passage, Segment, Speech, Warnings
+from f5_worker.speech import Options, Part, Passage, Segment, Speech, Warnings
 
-__all__ = ["PRESETS", "Engine", "Options", "Part", "Passage", "Segment", "Speech"]
+__all__ = ["Engine", "Options", "Part", "Passage", "Segment", "Speech"]
 
 log = logging.getLogger(__name__)
 
+_LOUDNESS_TOLERANCE_LU = 0.5  # EBU R 128
 _PRUNED_STEPS = frozenset({5, 6, 7, 10, 12, 16})  # f5_tts.model.utils.get_epss_timesteps
-_CHARACTERS_SHOWN = 10
 
 IsCancelled = Callable[[], bool]
 OnChunk = Callable[[int, int], None]
@@ -148,7 +148,7 @@ class Engine:
     def _parts(self, planned: Plan, options: Options, warnings: Warnings, cancelled: IsCancelled, on_chunk: OnChunk) -> Iterator[Part]:
         joined = Joined(self._samples(options.cross_fade_s))
         given, total = 0, len(planned.passes)
-        for done, (one, wave) in enumerate(self._finished(planned, options, cancelled), 1):
+        for done, (one, wave, late) in enumerate(self._finished(planned, options, cancelled), 1):
             joined.pause(self._samples(one.pause_before_s))
             joined.append(wave)
             if done < total:
@@ -160,23 +160,25 @@ class Engine:
             segments = [Segment(said.chunk.written, said.alias, start, end, said.chunk, said.passage) for said, (start, end) in bounds]
             given = complete
             on_chunk(done, total)
-            yield Part(samples, segments, warnings if done == 1 else [])
+            yield Part(samples, segments, [*(warnings if done == 1 else []), *late])
 
-    def _finished(self, planned: Plan, options: Options, cancelled: IsCancelled) -> Iterator[tuple[Pass, Samples]]:
-        """Chunks as the options ask for them, each finished by itself, so that a stream is the same as the whole."""
-        rms, rate_hz, first, last = 0.0, self.sample_rate_hz, planned.passes[0], planned.passes[-1]
-        for one, rendered in self._waves(planned, options, cancelled):
-            wave = post.time_stretch(rendered, rate_hz, one.stretch) if one.stretch != 1.0 else rendered
+    def _finished(self, planned: Plan, options: Options, cancelled: IsCancelled) -> Iterator[tuple[Pass, Samples, Warnings]]:
+        """Chunks as the options ask for them; none waits for a later one, so that a stream is the same as the whole."""
+        rate_hz, first, last = self.sample_rate_hz, planned.passes[0], planned.passes[-1]
+        rms = speech_rms(first.voice.samples, first.voice.sample_rate_hz) if first is not last else 0.0
+        lufs = options.loudness_lufs
+        for index, (one, rendered) in enumerate(self._waves(planned, options, cancelled)):
+            wave = post.time_stretch(rendered, rate_hz, one.stretch)
             if options.longest_silence_s is not None:
-                wave, _ = post.shorten_silences(wave, rate_hz, [], options.longest_silence_s)
-            if options.loudness_lufs is not None:
-                wave = post.set_loudness(wave, rate_hz, options.loudness_lufs)
+                ends = _silence_at_ends(planned, index, options.longest_silence_s, options.cross_fade_s)
+                wave = post.shorten_silences(wave, rate_hz, options.longest_silence_s, *ends)
+            if lufs is None:
+                wave = matched(wave, rate_hz, rms)
             else:
-                rms = rms or speech_rms(wave)
-                wave = matched(wave, rms)
+                wave, lufs = post.set_loudness(wave, rate_hz, lufs)  # no chunk is louder than those before it could be
             if options.fade_s:
                 wave = _faded(wave, rate_hz, options.fade_s, start=one is first, end=one is last)
-            yield one, wave
+            yield one, wave, _check_loudness(options.loudness_lufs, lufs) if one is last else []
 
     def _waves(self, planned: Plan, options: Options, cancelled: IsCancelled) -> Iterator[tuple[Pass, Samples]]:
         batches = passes.batches(planned.passes, together=self.backend.batched, gradual=options.first_chunk_bytes is not None)
@@ -192,7 +194,8 @@ class Engine:
             return self._rendered(batch, options, cancelled)
         except OutOfMemory:
             middle = len(batch) // 2
-            parts = [batch[:middle], batch[middle:]] if middle else [[half] for half in passes.halves(batch[0])]
+            fade_frames = self._samples(options.cross_fade_s) // int(self.spec.mel["hop_length"])
+            parts = [batch[:middle], batch[middle:]] if middle else [[half] for half in passes.halves(batch[0], fade_frames)]
             if len(parts) < 2:
                 raise
         log.warning("engine.out_of_memory action=halve chunks=%d", len(batch))
@@ -217,22 +220,27 @@ class Engine:
 
     def _check_texts(self, passages: Sequence[Passage], planned: Plan) -> Warnings:
         found = []
+        for alias, voice in {one.alias: one.voice for one in planned.passes}.items():
+            unknown = texts.unknown_characters(voice.text, voice.text, self._knows)
+            found += _of_unknown(unknown, where="ref_text: " if alias is None else f"voice '{alias}': ref_text: ")
         for number, passage in enumerate(passages):
-            spoken = {char for one in planned.passes if one.passage == number for char in one.chunk.spoken}
+            spoken = "".join(one.chunk.spoken for one in planned.passes if one.passage == number)
             found += self._check_text(passage.text, spoken, where=f"segments.{number}: " if len(passages) > 1 else "")
         return found
 
-    def _check_text(self, text: str, spoken: set[str], where: str) -> Warnings:
+    def _check_text(self, text: str, spoken: str, where: str) -> Warnings:
         """Characters that reach the model and are not in its vocabulary; those that became words are no matter."""
-        unknown = texts.unknown_characters(text, lambda char: char not in spoken or self._knows(char))
-        if not unknown:
-            return []
+        unknown = texts.unknown_characters(text, spoken, self._knows)
         if not any(char.isalnum() and char not in unknown for char in spoken):
             raise TextEmpty(f"{where}the model knows none of the characters of this text: its languages are those of its vocabulary")
-        listed = [f"{char!r} at {', '.join(map(str, at[:5]))}{' …' if len(at) > 5 else ''}" for char, at in unknown.items()]
-        more = f" and {len(listed) - _CHARACTERS_SHOWN} more" if len(listed) > _CHARACTERS_SHOWN else ""
-        message = f"the model cannot speak these characters and leaves a gap: {'; '.join(listed[:_CHARACTERS_SHOWN])}{more}"
-        return [("CHARACTERS_UNKNOWN", where + message)]
+        return _of_unknown(unknown, where)
+
+
+def _of_unknown(characters: Mapping[str, Sequence[int]], where: str) -> Warnings:
+    if not characters:
+        return []
+    message = f"{where}the model cannot speak these characters and leaves a gap: {texts.listed(characters)}"
+    return [("CHARACTERS_UNKNOWN", message)]
 
 
 def _faded(wave: Samples, rate_hz: int, fade_s: float, *, start: bool, end: bool) -> Samples:
@@ -240,11 +248,25 @@ def _faded(wave: Samples, rate_hz: int, fade_s: float, *, start: bool, end: bool
     return np.concatenate([(faded if start else wave)[:middle], (faded if end else wave)[middle:]])
 
 
+def _silence_at_ends(planned: Plan, index: int, longest_s: float, cross_fade_s: float) -> tuple[float, float]:
+    """Seconds at the start and the end of a chunk: where it touches another, both together are longest_s after their cross-fade."""
+    touching_s, both = (longest_s + cross_fade_s) / 2, planned.passes[index : index + 2]
+    start_s = touching_s if index and not both[0].pause_before_s else longest_s
+    return start_s, touching_s if len(both) == 2 and not both[1].pause_before_s else longest_s
+
+
 def _of_voices(planned: Plan) -> Warnings:
     """What is wrong with the references, each once."""
     voices = {one.alias: one.voice for one in planned.passes}
     found = [("" if alias is None else f"voice '{alias}': ", warning) for alias, voice in voices.items() for warning in voice.warnings]
     return [(code, where + message) for where, (code, message) in found]
+
+
+def _check_loudness(asked_lufs: float | None, reached_lufs: float | None) -> Warnings:
+    if asked_lufs is None or reached_lufs is None or reached_lufs > asked_lufs - _LOUDNESS_TOLERANCE_LU:
+        return []
+    message = f"{reached_lufs:.1f} LUFS instead of {asked_lufs:.1f}: louder, the peaks of this speech would clip"
+    return [("LOUDNESS_LIMITED", message)]
 
 
 def _check_options(options: Options) -> Warnings:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from f5_worker.audio import Samples
+from f5_worker.levels import WINDOWS_PER_S
 
-_WINDOW = 240  # 10 ms
 _PEAK = 0.891  # -1 dBFS
 _MOST_GAIN = 4.0  # 12 dB: what is further from the rest is not speech
 
@@ -68,15 +68,16 @@ class Joined:
         return taken
 
 
-def speech_rms(wave: Samples) -> float:
+def speech_rms(wave: Samples, rate_hz: int) -> float:
     """Root of the mean power of what is not pause: of the 10 ms windows that are at most 10 dB below the mean."""
-    powers = np.square(wave[: len(wave) // _WINDOW * _WINDOW]).reshape(-1, _WINDOW).mean(axis=1)
+    window = rate_hz // WINDOWS_PER_S
+    powers = np.square(wave[: len(wave) // window * window]).reshape(-1, window).mean(axis=1)
     return float(np.sqrt(powers[powers >= powers.mean() / 10].mean())) if len(powers) else 0.0
 
 
-def matched(wave: Samples, rms: float) -> Samples:
+def matched(wave: Samples, rate_hz: int, rms: float) -> Samples:
     """The wave with that speech_rms, as far as it takes neither more than 12 dB nor clipping; 0: the wave itself."""
-    own = speech_rms(wave)
+    own = speech_rms(wave, rate_hz)
     if not rms or not own:
         return wave
     gain = min(max(rms / own, 1 / _MOST_GAIN), _MOST_GAIN)

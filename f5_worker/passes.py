@@ -17,6 +17,8 @@ from f5_worker.speech import Options, Passage, Warnings
 PASS_SECONDS = 22.0  # reference and output of one pass; the model was trained on up to 30 s, upstream leaves this margin
 MODEL_SPEEDS = (0.7, 1.3)  # what the model does well; the rest is time-stretched
 SPEEDS = (0.25, 4.0)
+MAX_PAUSES_S = 3_600.0  # of a job
+MAX_SPEECH_S = 6 * 3_600.0  # of a job: the longest text takes less at speed 1, by the slowest reference too
 _SHORT_SPEED = 0.3  # upstream's speed for a chunk of fewer than texts.SHORT_BYTES
 _MOST_IN_BATCH = 8  # with guidance 16 sequences, 33,000 frames of 22 s: a larger batch fills no device better
 _NEAR_EQUAL = 0.8  # shortest to longest pass of a batch: at most a fifth of the work is padding
@@ -54,7 +56,7 @@ def plan(passages: Sequence[Passage], voices: Voices, options: Options, *, hop: 
     Raises:
         TextEmpty, TextTooLong: a text cannot be spoken.
         VoiceNotFound: a passage names a voice that is not there.
-        RequestError: a tag is wrong; the duration cannot be met.
+        RequestError: a tag is wrong; the duration cannot be met; pauses or speech are longer than a job may be.
     """
     if options.duration_s is None:
         return _plan(passages, voices, options, hop)
@@ -102,24 +104,29 @@ def batches(passes: Sequence[Pass], *, together: bool, gradual: bool) -> list[li
     return groups
 
 
-def halves(one: Pass) -> list[Pass]:
-    """The same said in two passes or three; the pass alone when its text cannot be cut."""
+def halves(one: Pass, fade_frames: int) -> list[Pass]:
+    """The same said in two passes or three; the pass alone when its text cannot be cut.
+
+    Args:
+        fade_frames: Of the cross-fade that joins them; the whole is as long as the pass.
+    """
     spoken = one.chunk.spoken
     pieces = texts.chunk(spoken, len(spoken.encode()) * 3 // 5)
-    whole = sum(len(piece.encode()) for piece in pieces)
+    ends = list(accumulate((len(piece.encode()) for piece in pieces), initial=0))
+    frames = one.frames + (len(pieces) - 1) * (fade_frames + 1)  # n frames are n - 1 hops of samples
+    bounds = [frames * end // ends[-1] for end in ends]
     return [
-        replace(
-            one,
-            chunk=replace(one.chunk, spoken=piece, spans=()),
-            seed=chunk_seed(one.seed, index),
-            frames=one.frames * len(piece.encode()) // whole,
-        )
-        for index, piece in enumerate(pieces)
+        replace(one, chunk=replace(one.chunk, spoken=piece, spans=()), seed=_half_seed(one.seed, index), frames=end - start)
+        for index, (piece, (start, end)) in enumerate(zip(pieces, pairwise(bounds), strict=True))
     ]
 
 
 def _hashed(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+def _half_seed(seed: int, index: int) -> int:
+    return seed if index == 0 else _hashed(f"{seed}+{index}")
 
 
 def _model_speed(speed: float) -> float:
@@ -148,7 +155,24 @@ def _plan(passages: Sequence[Passage], voices: Voices, options: Options, hop: in
             pause_s = 0.0
         pause_s += said.pause_after_s + passage.pause_after_s
         warnings += said.warnings
-    return Plan(passes, pause_s, warnings)
+    found = Plan(passes, pause_s, warnings)
+    _check_length(found, hop)
+    return found
+
+
+def _check_length(planned: Plan, hop: int) -> None:
+    pauses_s = _pauses_s(planned)
+    if pauses_s > MAX_PAUSES_S:
+        raise RequestError(f"{pauses_s:.0f} s of pauses, at most {MAX_PAUSES_S:.0f} s fit in one job: ask for less silence")
+    speech_s = sum(one.frames * hop / one.voice.sample_rate_hz / one.stretch for one in planned.passes)
+    if speech_s > MAX_SPEECH_S:
+        raise RequestError(
+            f"{speech_s / 3_600:.1f} hours of speech, at most {MAX_SPEECH_S / 3_600:g} fit in one job: send several jobs, or speak faster"
+        )
+
+
+def _pauses_s(planned: Plan) -> float:
+    return planned.pause_after_s + sum(one.pause_before_s for one in planned.passes)
 
 
 def _script(passage: Passage, voices: Voices, options: Options, speed: float, where: str) -> Script:
@@ -176,18 +200,22 @@ def _pass(chunk: Chunk, voice: Voice, seed: int, speed: float, hop: int) -> Pass
     """As long as upstream makes it: per byte what the reference takes."""
     reference_frames = len(voice.samples) // hop
     length = len(chunk.spoken.encode())
-    model_speed = _SHORT_SPEED if length < texts.SHORT_BYTES else _model_speed(speed)
-    frames = int(reference_frames / len(reference_text(voice).encode()) * length / model_speed)
+    frames = int(reference_frames / len(reference_text(voice).encode()) * length / (_own_speed(chunk) * _model_speed(speed)))
     return Pass(chunk, voice, seed, reference_frames, frames, speed / _model_speed(speed))
 
 
+def _own_speed(chunk: Chunk) -> float:
+    """How fast the chunk is said at speed 1, to the reference."""
+    return _SHORT_SPEED if len(chunk.spoken.encode()) < texts.SHORT_BYTES else 1.0
+
+
 def _natural_s(one: Pass) -> float:
-    return one.voice.seconds * len(one.chunk.spoken.encode()) / len(reference_text(one.voice).encode())
+    return one.voice.seconds * len(one.chunk.spoken.encode()) / len(reference_text(one.voice).encode()) / _own_speed(one.chunk)
 
 
 def _speed_for(duration_s: float, planned: Plan, options: Options) -> float:
     """The speed at which the plan's speech, pauses and cross-fades together take that long."""
-    pauses_s = planned.pause_after_s + sum(one.pause_before_s for one in planned.passes)
+    pauses_s = _pauses_s(planned)
     fades_s = options.cross_fade_s * sum(one.pause_before_s == 0 for one in planned.passes[1:])
     natural_s = sum(map(_natural_s, planned.passes))
     speech_s = duration_s - pauses_s + fades_s
@@ -199,7 +227,7 @@ def _speed_for(duration_s: float, planned: Plan, options: Options) -> float:
 
 
 def _fitted(planned: Plan, duration_s: float, options: Options, hop: int) -> Plan:
-    """The plan with the frames that make the whole that long, spread over its passes by their bytes."""
+    """The plan with the frames that make the whole that long, spread over its passes as they would be without."""
     speed = _speed_for(duration_s, planned, options)
     stretch = speed / _model_speed(speed)
     hop_s = hop / planned.passes[0].voice.sample_rate_hz

@@ -11,35 +11,30 @@ import numpy.typing as npt
 
 from f5_worker import audio
 from f5_worker.audio import Samples
-
-Bounds = list[tuple[int, int]]
+from f5_worker.levels import WINDOWS_PER_S, levels_dbfs
 
 TRUE_PEAK_DBFS = -1.0  # EBU R 128
 _SILENCE_DBFS = -50.0  # upstream's threshold for silence in its output
-_WINDOW_S = 0.01
 _STEP_S, _STEPS_PER_BLOCK = 0.1, 4  # ITU-R BS.1770: blocks of 400 ms that overlap by 75 %
 _ABSOLUTE_GATE_LUFS, _RELATIVE_GATE_LU = -70.0, -10.0
 
 
-def shorten_silences(samples: Samples, rate_hz: int, bounds: Bounds, longest_s: float) -> tuple[Samples, Bounds]:
-    """Cut the middle out of every silence longer than longest_s; bounds move along."""
-    window = int(rate_hz * _WINDOW_S)
-    levels = np.square(np.pad(samples, (0, -len(samples) % window))).reshape(-1, window).mean(axis=1)
-    silent = np.concatenate([[False], levels < 10 ** (_SILENCE_DBFS / 10), [False]])
-    edges = np.flatnonzero(silent[1:] != silent[:-1]) * window
+def shorten_silences(samples: Samples, rate_hz: int, longest_s: float, start_s: float = math.inf, end_s: float = math.inf) -> Samples:
+    """Cut the middle out of every silence longer than longest_s; of the one at the start than start_s, of that at the end than end_s."""
+    silent = np.concatenate([[False], levels_dbfs(samples, rate_hz) < _SILENCE_DBFS, [False]])
+    edges = np.flatnonzero(silent[1:] != silent[:-1]) * (rate_hz // WINDOWS_PER_S)
     keep = np.ones(len(samples), dtype=bool)
-    longest = int(longest_s * rate_hz)
     for start, end in edges.reshape(-1, 2):
+        longest = int(rate_hz * min(longest_s, start_s if start == 0 else math.inf, end_s if end >= len(samples) else math.inf))
         if end - start > longest:
             keep[start + longest // 2 : min(end, len(samples)) - (longest - longest // 2)] = False
-    moved = np.concatenate([[0], np.cumsum(keep)])
-    return samples[keep], [(int(moved[start]), int(moved[end])) for start, end in bounds]
+    return samples[keep]
 
 
 def time_stretch(samples: Samples, rate_hz: int, factor: float) -> Samples:
     """Speak `factor` times as fast at the same pitch: above 1 gives fewer samples, len(samples) / factor. Equal input, equal output.
 
-    Peaks may rise by 2 dB.
+    No peak is higher than the highest was, or than TRUE_PEAK_DBFS.
     """
     if factor == 1.0 or not len(samples):
         return samples
@@ -47,7 +42,8 @@ def time_stretch(samples: Samples, rate_hz: int, factor: float) -> Samples:
     stretch.preset(1, rate_hz)
     stretch.setTimeFactor(factor)
     stretched: Samples = stretch.process(np.ascontiguousarray(samples[np.newaxis]))[0]
-    return stretched
+    limit, peak = max(_peak(samples), 10 ** (TRUE_PEAK_DBFS / 20)), _peak(stretched)
+    return stretched * np.float32(limit / peak) if peak > limit else stretched
 
 
 def fade_ends(samples: Samples, rate_hz: int, seconds: float) -> Samples:
@@ -61,18 +57,18 @@ def fade_ends(samples: Samples, rate_hz: int, seconds: float) -> Samples:
     return faded
 
 
-def set_loudness(samples: Samples, rate_hz: int, lufs: float) -> Samples:
-    """Scale to an integrated loudness; less when the true peak would pass TRUE_PEAK_DBFS. Silence is left alone."""
+def set_loudness(samples: Samples, rate_hz: int, lufs: float) -> tuple[Samples, float]:
+    """Scale to an integrated loudness, or to what is reached without a true peak over TRUE_PEAK_DBFS. Silence is left alone."""
     loudness = integrated_lufs(samples, rate_hz)
     if loudness == -math.inf:
-        return samples
+        return samples, lufs
     gain_db = min(lufs - loudness, TRUE_PEAK_DBFS - true_peak_dbfs(samples, rate_hz))
-    return samples * np.float32(10 ** (gain_db / 20))
+    return samples * np.float32(10 ** (gain_db / 20)), loudness + gain_db
 
 
 def true_peak_dbfs(samples: Samples, rate_hz: int) -> float:
     """The highest level, between the samples too: found at four times the rate, where what lies close to half the rate is filtered out."""
-    peak = max(float(np.abs(wave).max(initial=0.0)) for wave in (samples, audio.resample(samples, rate_hz, 4 * rate_hz)))
+    peak = max(_peak(samples), _peak(audio.resample(samples, rate_hz, 4 * rate_hz)))
     return 20 * math.log10(max(peak, 1e-10))
 
 
@@ -95,6 +91,10 @@ def integrated_lufs(samples: Samples, rate_hz: int) -> float:
         return -math.inf
     gated = loud[_lufs(loud) > _lufs(loud.mean()) + _RELATIVE_GATE_LU]
     return float(_lufs(gated.mean()))
+
+
+def _peak(samples: Samples) -> float:
+    return float(np.abs(samples).max(initial=0.0))
 
 
 def _lufs(power: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:

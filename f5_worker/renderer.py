@@ -24,6 +24,8 @@ from f5_worker.weights import Vocoder
 
 Rendered = tuple[torch.Tensor, Samples]  # mel (1, mels, frames) in float32, wave
 
+_OUT_OF_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # torch has no type for these
+
 # CFM.sample draws its noise from torch's global generator: seeding and drawing must not interleave with another job's.
 _generator_lock = threading.Lock()
 
@@ -54,14 +56,15 @@ class Renderer:
             self._cancelled = cancelled
             try:
                 return self._render(passes, options)
-            except torch.cuda.OutOfMemoryError as exc:
-                torch.cuda.empty_cache()
-                raise OutOfMemory("the device ran out of memory: use a shorter reference or a larger device") from exc
             except (RuntimeError, AssertionError) as exc:
-                raise EngineError(f"the model failed: {type(exc).__name__}") from exc
+                if not _out_of_memory(exc):
+                    raise EngineError(f"the model failed: {type(exc).__name__}") from exc
             finally:
                 self._cancelled = None
                 self._cfm.transformer.clear_cache()  # an aborted pass leaves its text embedding there
+            # Not before here, and without the cause, whose traceback holds the tensors of the aborted pass.
+            torch.cuda.empty_cache()
+            raise OutOfMemory("the device ran out of memory: use a shorter reference or a larger device")
 
     def _render(self, passes: Sequence[Pass], options: Options) -> list[Rendered]:
         # Line by line what infer_batch_process does, in its order of float operations.
@@ -133,6 +136,10 @@ def _embed_texts_apart(transformer: Any, _args: object, inputs: Mapping[str, Any
     for name, drop in (("text_cond", False), ("text_uncond", True)):
         embedded = [transformer.text_embed(text, seq_len=frames, drop_text=drop)[0] for text, frames in alone]
         setattr(transformer, name, pad_sequence(embedded, batch_first=True))
+
+
+def _out_of_memory(exc: Exception) -> bool:
+    return isinstance(exc, torch.cuda.OutOfMemoryError) or any(said in str(exc) for said in _OUT_OF_MEMORY)
 
 
 def _finite(samples: Samples) -> Samples:

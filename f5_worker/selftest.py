@@ -8,6 +8,7 @@ Exit codes: 0 all is well, 1 a bound is missed or a check failed, 2 the settings
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -33,7 +34,8 @@ from f5_worker.placement import choose
 from f5_worker.reference import default_voice
 from f5_worker.report import Timeline
 from f5_worker.settings import Settings
-from f5_worker.speech import PRESETS, Options, Passage, Speech
+from f5_worker.speech import Options, Passage, Speech
+from f5_worker.speech_request import QUALITY_STEPS
 from f5_worker.store import Store
 from f5_worker.transcribe import Transcriber, WeightsOnDemand
 
@@ -98,10 +100,12 @@ def run(spec: ModelSpec, paths: Mapping[PinnedFile, Path], transcribe: Transcrib
         engine = Engine.build(spec, backend)
         engine.load(paths)
         engine.warm_up()
-        for preset, nfe_step in PRESETS.items():
+        for preset, nfe_step in QUALITY_STEPS.items():
             yield measure(engine, sentences(), preset, nfe_step, transcribe)
             if backend.batched:
                 yield measure(engine, [" ".join(sentences())], f"{preset}, one text", nfe_step, transcribe)
+        del engine
+        _free_memory()
 
 
 def measure(engine: Engine, texts: Sequence[str], preset: str, nfe_step: int, transcribe: Transcribe | None) -> Row:
@@ -178,6 +182,14 @@ def _rms(samples: Samples) -> float:
 
 def _name(backend: Backend) -> str:
     return f"{backend.device.type} {str(backend.dtype).removeprefix('torch.')} {backend.attn_backend}"
+
+
+def _free_memory() -> None:
+    """Of a model that is not used any more: its hooks point back to it, so that it goes with the next collection only."""
+    import torch  # noqa: PLC0415
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _reset_peak_memory(cuda: bool) -> None:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,13 @@ import numpy as np
 from f5_worker import audio, casting, delivery, outputs
 from f5_worker.captions import Captions, caption
 from f5_worker.delivery import File, Outbox
-from f5_worker.errors import DeliveryError, RequestError, WorkerError
+from f5_worker.errors import DeliveryError, RequestError, StoreError, WorkerError
 from f5_worker.fetch_url import Network, check, public_addresses
 from f5_worker.guard import GuardedStore
 from f5_worker.jobs import Job, Result, Runtime, coded, in_thread
 from f5_worker.reference import Voice
 from f5_worker.settings import S3Settings, region_of
-from f5_worker.speech import Options, Part, Passage, Speech
+from f5_worker.speech import Options, Part, Passage, Segment, Speech
 from f5_worker.streaming import FIRST_CHUNK_BYTES, Progress, Stream
 
 if TYPE_CHECKING:
@@ -52,21 +53,21 @@ async def speak(run: Runtime, job: Job, asked: request.Speech) -> Result:
     job.warnings += asked.warnings
     with job.timed("reference"):
         voices = await casting.cast(run, asked)
-    speech, streamed = await _spoken(run, job, asked, voices)
-    captions = await caption(run, job, asked, speech)
-    with job.timed("encode"):
-        data, sha256 = await in_thread(_encode, speech, asked)
+    spoken = await _spoken(run, job, asked, voices)
+    captions = await caption(run, job, asked, spoken.speech)
     stem = delivery.stem_of(run.settings, job.id, datetime.now(UTC))
     outbox = Outbox(store, stem, job.room, asked.delivery, expires_s, run.settings.max_inline_bytes)
     with job.timed("delivery"):
-        files = await in_thread(_deliver, outbox, data, captions, asked, streamed=streamed is not None and job.channel is not None)
+        heard = spoken.streamed is not None and job.channel is not None
+        files = await in_thread(_deliver, outbox, spoken.data, captions, asked, streamed=heard)
     job.warnings += outbox.warnings
-    result = _described(run, job, asked, speech) | captions.described | files
-    result |= {"size_bytes": len(data), "sha256": sha256} | ({"stream": streamed} if streamed else {})
+    result = _described(run, job, asked, spoken) | captions.described | files
+    if spoken.streamed:
+        result["stream"] = spoken.streamed
     if memo:
         await in_thread(memo.keep, job, result, outbox.keys)
     run.served += 1
-    log.info("job.end outcome=done audio_s=%.2f bytes=%d %s", result["duration_s"], len(data), _pairs(job.timings_ms))
+    log.info("job.end outcome=done audio_s=%.2f bytes=%d %s", result["duration_s"], len(spoken.data), _pairs(job.timings_ms))
     return result | {"warnings": coded(job.warnings)}
 
 
@@ -86,35 +87,53 @@ def _store_of(run: Runtime, asked: request.Speech) -> GuardedStore | None:
     if run.new_store is None:
         raise RequestError("s3Config: this worker uploads to its own bucket only")
     network = Network(loopback=run.settings.loopback_urls)
-    public_addresses(check(theirs.endpoint_url, network), time.monotonic() + ENDPOINT_S, network)  # no way into this network either
-    return GuardedStore(
-        run.new_store(
-            S3Settings(
-                bucket=theirs.bucket_name,
-                access_key_id=theirs.access_id.get_secret_value(),
-                secret_access_key=theirs.access_secret.get_secret_value(),
-                endpoint_url=theirs.endpoint_url.rstrip("/"),
-                region=region_of(theirs.endpoint_url),
-            )
-        )
+    target = check(theirs.endpoint_url, network)
+    public_addresses(target, time.monotonic() + ENDPOINT_S, network)  # no way into this network either
+    endpoint_url = f"{target.scheme}://{target.netloc.decode('ascii')}{target.path}".rstrip("/")  # in ASCII, as it was checked
+    s3 = S3Settings(
+        bucket=theirs.bucket_name,
+        access_key_id=theirs.access_id.get_secret_value(),
+        secret_access_key=theirs.access_secret.get_secret_value(),
+        endpoint_url=endpoint_url,
+        region=region_of(endpoint_url),
     )
+    try:
+        return GuardedStore(run.new_store(s3))
+    except StoreError as error:
+        raise RequestError("s3Config: no store can be asked at the 'endpointUrl'; send one such as https://s3.example.com") from error
 
 
 # --- synthesis ---
 
 
-async def _spoken(run: Runtime, job: Job, asked: request.Speech, voices: Voices) -> tuple[Speech, Result | None]:
-    """The whole speech, and what the result says of its stream when there was one."""
-    stream = Stream(asked, run.engine.sample_rate_hz, job.channel) if asked.stream_format != "none" else None
+@dataclass(frozen=True)
+class _Spoken:
+    speech: Speech  # has samples only for those who align words with them: an hour takes 350 MB
+    seconds: float
+    data: bytes = field(repr=False)  # as the file that was asked for
+    sha256: str
+    streamed: Result | None  # what the result says of the stream when there was one
+
+
+async def _spoken(run: Runtime, job: Job, asked: request.Speech, voices: Voices) -> _Spoken:
+    """The whole speech, encoded while it comes."""
+    rate_hz, count = run.engine.sample_rate_hz, 0
+    stream = Stream(asked, rate_hz, job.channel) if asked.stream_format != "none" else None
     progress = Progress(None if stream else job.channel)
-    parts: list[Part] = []
+    recorder = audio.Recorder(asked.response_format, rate_hz, asked.sample_rate, asked.bitrate_kbps)
+    kept, segments = [np.zeros(0, dtype=np.float32)], list[Segment]()
     try:
         async with aclosing(_parts(run, job, asked, voices, progress)) as arriving:
             async for part in arriving:
-                parts.append(part)
                 if stream:
                     await stream.write(part.samples)
                     job.timings_ms.setdefault("first_audio", _ms_since(job.started))
+                with job.timed("encode"):
+                    await in_thread(recorder.write, part.samples)
+                kept += [part.samples] if asked.timestamps == "word" else []
+                segments += part.segments
+                job.warnings += part.warnings
+                count += len(part.samples)
         streamed = await stream.close() if stream else None
     except WorkerError as error:
         if stream:
@@ -122,9 +141,10 @@ async def _spoken(run: Runtime, job: Job, asked: request.Speech, voices: Voices)
         raise
     finally:
         await progress.close()
-    samples = np.concatenate([part.samples for part in parts])
-    job.warnings += [warning for part in parts for warning in part.warnings]
-    return Speech(samples, run.engine.sample_rate_hz, [s for part in parts for s in part.segments], []), streamed
+    with job.timed("encode"):
+        data = await in_thread(recorder.close)
+        sha256 = await in_thread(lambda: hashlib.sha256(data).hexdigest())
+    return _Spoken(Speech(np.concatenate(kept), rate_hz, segments, []), count / rate_hz, data, sha256, streamed)
 
 
 async def _parts(run: Runtime, job: Job, asked: request.Speech, voices: Voices, progress: Progress) -> AsyncGenerator[Part, None]:
@@ -168,22 +188,12 @@ def _options(asked: request.Speech) -> Options:
         tags=asked.allow_tags,
         longest_silence_s=asked.longest_silence_s,
         loudness_lufs=asked.loudness,
+        fade_s=asked.fade,
         first_chunk_bytes=FIRST_CHUNK_BYTES if asked.stream_format != "none" else None,
     )
 
 
 # --- the result ---
-
-
-def _encode(speech: Speech, asked: request.Speech) -> tuple[bytes, str]:
-    data = audio.encode(
-        speech.samples,
-        speech.sample_rate_hz,
-        asked.response_format,
-        out_rate_hz=asked.sample_rate,
-        bitrate_kbps=asked.bitrate_kbps,
-    )
-    return data, hashlib.sha256(data).hexdigest()
 
 
 def _deliver(outbox: Outbox, data: bytes, captions: Captions, asked: request.Speech, *, streamed: bool) -> Result:
@@ -194,13 +204,16 @@ def _deliver(outbox: Outbox, data: bytes, captions: Captions, asked: request.Spe
         if not streamed:
             raise
         outbox.warnings.append(("DELIVERED_BY_STREAM", f"the audio is in the stream alone: {error.message}"))
-    if captions.files:
-        delivered["subtitles"] = {file.extension: outbox.deliver(file) for file in captions.files}
-    return delivered
+    subtitles: Result = {}
+    for file in captions.files:
+        try:
+            subtitles[file.extension] = outbox.deliver(file)
+        except DeliveryError as error:
+            outbox.warnings.append(("SUBTITLES_NOT_DELIVERED", f"{file.extension}: {error.message}"))
+    return delivered | ({"subtitles": subtitles} if subtitles else {})
 
 
-def _described(run: Runtime, job: Job, asked: request.Speech, speech: Speech) -> Result:
-    seconds = len(speech.samples) / speech.sample_rate_hz
+def _described(run: Runtime, job: Job, asked: request.Speech, spoken: _Spoken) -> Result:
     job.timings_ms["total"] = _ms_since(job.started)
     return {
         "id": job.id,
@@ -208,10 +221,12 @@ def _described(run: Runtime, job: Job, asked: request.Speech, speech: Speech) ->
         "voice": "reference" if asked.ref_audio else asked.voice or run.settings.default_voice,
         "seed": asked.seed,
         "format": asked.response_format,
-        "sample_rate": asked.sample_rate or speech.sample_rate_hz,
-        "duration_s": round(seconds, 3),
+        "sample_rate": asked.sample_rate or spoken.speech.sample_rate_hz,
+        "duration_s": round(spoken.seconds, 3),
+        "size_bytes": len(spoken.data),
+        "sha256": spoken.sha256,
         "timings_ms": job.timings_ms,
-        "rtf": round(job.timings_ms["synthesis"] / 1000 / seconds, 4) if seconds else 0.0,
+        "rtf": round(job.timings_ms["synthesis"] / 1000 / spoken.seconds, 4) if spoken.seconds else 0.0,
         "warnings": coded(job.warnings),
         "cold_start": run.served == 0,
     }

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from f5_worker.audio import Samples
 from f5_worker.script import Chunk
 
-PRESETS = {"fast": 7, "balanced": 16, "high": 32}  # nfe_step; the first two have pruned schedules
-
 Warnings = list[tuple[str, str]]  # (code, message)
 
 
@@ -62,7 +60,7 @@ class Part:
 
     samples: Samples  # mono; may be empty
     segments: list[Segment]  # whose audio is complete with this part
-    warnings: Warnings
+    warnings: Warnings  # what is known before the first sample in the first part, the rest in the last
 
 
 @dataclass(frozen=True)

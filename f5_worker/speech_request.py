@@ -101,7 +101,7 @@ class Speech(Model):
     )
     speed: Speed = Field(default=1.0, description="over 1: faster")
     duration: Annotated[float, Field(ge=0.1, le=3_600.0)] | None = Field(
-        default=None, description="seconds that the speech takes; excludes `speed`"
+        default=None, description="seconds that the speech takes; excludes `speed` and `remove_silence`"
     )
     seed: Seed = Field(
         default_factory=lambda: secrets.randbelow(2**31),
@@ -114,6 +114,7 @@ class Speech(Model):
     target_rms: float = Field(default=0.1, ge=0.001, le=1.0, description="loudness that a quiet reference is brought to for the model")
     cross_fade_duration: float = Field(default=0.15, ge=0.0, le=1.0, description="seconds, between the chunks of a long text")
     remove_silence: bool = Field(default=False, description="pauses of more than 0.5 s are cut to 0.5 s; those that were asked for stay")
+    fade: float = Field(default=0.0, ge=0.0, le=1.0, description="seconds, at both ends of the speech")
     normalize_text: bool = Field(default=True, description="numbers, dates, amounts and the like are spoken as words")
     loudness: Annotated[float, Field(ge=-50.0, le=-5.0)] | None = Field(
         default=None, description="LUFS that the speech is brought to; default: as the voice"
@@ -172,6 +173,7 @@ class Speech(Model):
         found = {
             "quality: excludes 'nfe_step'; give one of them": given(raw, "quality") and given(raw, "nfe_step"),
             "duration: excludes 'speed'; give one of them": given(raw, "duration") and given(raw, "speed"),
+            "duration: excludes 'remove_silence'; give one of them": given(raw, "duration") and raw.get("remove_silence") is True,
             "s3Config: is not used with 'delivery' 'inline'; leave one of them out": own_bucket,
             f"model: this worker has '{worker.model}' and no other": worker.model and given(raw, "model") and raw["model"] != worker.model,
         }

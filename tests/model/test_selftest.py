@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
-from f5_worker import manifest, selftest
+from f5_worker import backend, manifest, selftest
 from f5_worker.audio import Samples
+from f5_worker.backend import Backend
 from f5_worker.engine import Engine, Speech
 from f5_worker.selftest import Row, measure, word_error_rate
-from tests.model.conftest import Paths
+from tests.model.conftest import BFLOAT16, FLOAT32, Paths
 
 TEXTS = ["The cat sat on the mat.", "It rained all day."]
 
@@ -86,6 +90,27 @@ def test_speech_that_changes_is_a_problem(engine: Engine, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(engine, "synthesize", drifting)
     assert measured(engine, None).problems == ["the same request gave other samples"]
+
+
+def test_model_of_one_backend_is_gone_before_that_of_the_next_is_built(spec: manifest.ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[weakref.ref[Engine]] = []
+
+    def build(_spec: manifest.ModelSpec, of: Backend) -> Engine:
+        assert not any(one() for one in built)
+        stub = MagicMock(backend=of)
+        stub.itself = stub  # as a model has: its hooks point back to it
+        built.append(weakref.ref(stub))
+        return stub
+
+    gc.disable()  # the test must not succeed by chance
+    monkeypatch.setattr(Engine, "build", build)
+    monkeypatch.setattr(backend, "choose_backend", lambda flash_attn="auto": FLOAT32 if flash_attn == "off" else BFLOAT16)
+    monkeypatch.setattr(selftest, "measure", lambda *_: None)
+    try:
+        assert len(list(selftest.run(spec, {}, None))) == 6
+    finally:
+        gc.enable()
+    assert len(built) == 2
 
 
 # All of the sentences take the tiny model half a minute.

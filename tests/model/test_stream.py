@@ -18,6 +18,7 @@ import torch
 from f5_worker.audio import Samples
 from f5_worker.engine import Engine, Options, Part, Passage, Speech
 from f5_worker.errors import Cancelled, RequestError, TextEmpty, TextTooLong
+from f5_worker.joined import speech_rms
 from f5_worker.post import integrated_lufs, true_peak_dbfs
 from f5_worker.reference import Voice
 from tests.model.conftest import OPTIONS, SENTENCE, digest, never, speak
@@ -184,6 +185,63 @@ def test_long_silence_of_the_model_is_shortened(engine: Engine, voice: Voice, mo
     plain, shorter = (speak(engine, SENTENCE, voice, replace(OPTIONS, longest_silence_s=longest)) for longest in (None, 0.5))
     assert len(plain.samples) - len(shorter.samples) == pytest.approx(24_000, abs=600)
     assert shorter.segments[0].end == len(shorter.samples)
+
+
+@pytest.mark.parametrize("cross_fade_s", [0.0, 0.15])
+def test_long_silence_at_a_join_is_shortened_too(
+    engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch, cross_fade_s: float
+) -> None:
+    vocoder = engine._renderer.vocoder
+
+    def halting(mel: torch.Tensor) -> torch.Tensor:
+        wave = vocoder(mel)
+        wave[:, :24_000] = wave[:, -24_000:] = 0.0
+        return wave
+
+    monkeypatch.setattr(engine._renderer, "vocoder", halting)
+    speech = speak(engine, TEXT, voice, replace(OPTIONS, longest_silence_s=0.5, cross_fade_s=cross_fade_s))
+    assert len(speech.segments) > 2
+    loud = np.flatnonzero(np.abs(speech.samples) > 10 ** (-50 / 20))
+    assert np.diff(loud).max() / speech.sample_rate_hz == pytest.approx(0.5, abs=0.05)
+    assert loud[0] / speech.sample_rate_hz == pytest.approx(0.5, abs=0.05)
+    assert (len(speech.samples) - loud[-1]) / speech.sample_rate_hz == pytest.approx(0.5, abs=0.05)
+
+
+def test_loudness_of_a_long_text_is_the_voices_whatever_its_first_chunk_is_like(
+    engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocoder, loudness = engine._renderer.vocoder, iter([0.02, *[0.05] * 9])
+
+    def levelled(mel: torch.Tensor) -> torch.Tensor:
+        wave = vocoder(mel)
+        return wave * next(loudness) / wave.std()
+
+    monkeypatch.setattr(engine._renderer, "vocoder", levelled)
+    voice = replace(voice, samples=voice.samples * np.float32(0.2))
+    speech = speak(engine, TEXT, voice, replace(OPTIONS, cross_fade_s=0.0, target_rms=0.001))
+    assert len(speech.segments) > 2
+    for segment in speech.segments:
+        own = speech_rms(speech.samples[segment.start : segment.end], speech.sample_rate_hz)
+        assert own == pytest.approx(speech_rms(voice.samples, voice.sample_rate_hz), rel=0.01)
+
+
+def test_loudness_that_cannot_be_reached_is_a_warning_and_no_chunk_is_louder_than_those_before(
+    engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocoder, peaks = engine._renderer.vocoder, iter([1.0, 30.0, *[1.0] * 9])
+
+    def clicking(mel: torch.Tensor) -> torch.Tensor:
+        wave = vocoder(mel)
+        wave[:, 30_000] = next(peaks) * wave.abs().max()
+        return wave
+
+    monkeypatch.setattr(engine._renderer, "vocoder", clicking)
+    speech = speak(engine, TEXT, voice, replace(OPTIONS, loudness_lufs=-23.0, cross_fade_s=0.0))
+    found = [integrated_lufs(speech.samples[one.start : one.end], speech.sample_rate_hz) for one in speech.segments]
+    assert found[0] == pytest.approx(-23.0, abs=0.5)
+    assert found[1] < -26.0
+    assert found[2:] == pytest.approx([found[1]] * len(found[2:]), abs=0.2)
+    assert dict(speech.warnings)["LOUDNESS_LIMITED"].startswith(f"{found[1]:.1f} LUFS instead of -23.0: ")
 
 
 def test_only_the_ends_fade(engine: Engine, voice: Voice) -> None:

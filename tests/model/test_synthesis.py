@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import tempfile
 import threading
+import tracemalloc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -119,6 +121,20 @@ def test_unknown_characters_are_reported_with_their_positions(engine: Engine, vo
     assert "'\u0905' at 16" in warnings["CHARACTERS_UNKNOWN"]
 
 
+def test_unknown_character_is_reported_however_it_was_composed(engine: Engine, voice: Voice) -> None:
+    for text in ("Now bu\u1ed5i", "Now buo\u0302\u0309i"):
+        assert "'\u1ed5' at 6" in dict(speak(engine, text, voice).warnings)["CHARACTERS_UNKNOWN"]
+
+
+def test_unknown_characters_of_the_reference_are_reported(engine: Engine, voice: Voice) -> None:
+    strange = replace(voice, text="Some \U0001f600 call me nature. ")
+    passages = [Passage("Hello there."), Passage("And you?", voice="anna"), Passage("Good day.")]
+    warnings = engine.synthesize(passages, {None: voice, "anna": strange}, OPTIONS, cancelled=never).warnings
+    [message] = [message for code, message in warnings if code == "CHARACTERS_UNKNOWN"]
+    assert message.startswith("voice 'anna': ref_text: the model cannot speak")
+    assert "'\U0001f600' at 5" in message
+
+
 def test_known_scripts_give_no_warning(engine: Engine, voice: Voice) -> None:
     assert (
         speak(
@@ -137,8 +153,10 @@ def test_step_count_without_a_schedule_is_a_warning(engine: Engine, voice: Voice
 
 
 @pytest.mark.parametrize(
-    "text", ["", "  \n\t", "...!?", "\U0001f600 \U0001f600", "\u200b\ufeff", "\x00\x07", "\u0938\u0941\u092a\u094d\u0930"]
-)
+    "text",
+    ["", "  \n\t", "...!?", "\U0001f600 \U0001f600", "\u200b\ufeff", "\x00\x07", "\u0938\u0941\u092a\u094d\u0930",
+     "\u0958\u0959\u095a", "\u0915\u093c"],
+)  # fmt: skip
 def test_text_that_cannot_be_spoken_is_refused(engine: Engine, voice: Voice, text: str) -> None:
     with pytest.raises(TextEmpty):
         speak(engine, text, voice)
@@ -178,6 +196,35 @@ def test_out_of_memory_speaks_the_chunk_in_two_halves(engine: Engine, voice: Voi
     assert [segment.text for segment in speech.segments] == [SENTENCE.strip()]
     assert len(asked) == 3
     assert max(asked[1:]) < asked[0]
+    assert len(speech.samples) == pytest.approx(len(speak(engine, SENTENCE, voice).samples), abs=256)
+
+
+@pytest.mark.parametrize("message", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `it`"])
+def test_out_of_memory_of_cuda_and_its_libraries_is_out_of_memory(
+    engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    def sample(**_: object) -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(engine._cfm, "sample", sample)
+    with pytest.raises(OutOfMemory):
+        speak(engine, SENTENCE, voice)
+
+
+def test_memory_is_given_back_when_nothing_holds_it_any_more(engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    left: list[int] = []
+
+    def sample(**_: object) -> None:
+        tensor = torch.zeros(10)
+        held.append(weakref.ref(tensor))
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine._cfm, "sample", sample)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(sum(one() is not None for one in held)))
+    with pytest.raises(OutOfMemory):
+        speak(engine, SENTENCE, voice)
+    assert left == [0, 0]
 
 
 def test_out_of_memory_again_is_its_own_error(engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,12 +290,18 @@ def test_many_jobs_leave_no_memory_and_no_file_behind(
     short = replace(voice, samples=voice.samples[:12_000], seconds=0.5, text="Hi you. ")
     options = replace(OPTIONS, nfe_step=1)
     resident: list[int] = []
+    arrays: list[int] = []
+    of_numpy = tracemalloc.DomainFilter(inclusive=True, domain=np.lib.tracemalloc_domain)
+    tracemalloc.start()
     for job in range(120):
         speak(engine, f"Job {job % 7}.", short, options)
         if job in {39, 119}:
             gc.collect()
             resident.append(psutil.Process().memory_info().rss)
+            arrays.append(len(tracemalloc.take_snapshot().filter_traces([of_numpy]).traces))
+    tracemalloc.stop()
     assert resident[1] < resident[0] * 1.02
+    assert arrays[1] == arrays[0]
     assert list(tmp_path.iterdir()) == []
 
 

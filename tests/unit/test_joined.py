@@ -7,6 +7,8 @@ import pytest
 
 from f5_worker.joined import Joined, matched, speech_rms
 
+RATE_HZ = 24_000
+
 
 def wave(length: int, value: float = 1.0) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     return np.full(length, value, dtype=np.float32)
@@ -117,28 +119,28 @@ def rms(wave: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
 
 @pytest.mark.parametrize("own", [0.02, 0.05, 0.1, 0.19])
 def test_wave_is_brought_to_the_loudness_of_another(own: float) -> None:
-    assert rms(matched(noise(1, own), speech_rms(noise(1, 0.05)))) == pytest.approx(0.05, rel=0.01)
+    assert rms(matched(noise(1, own), RATE_HZ, speech_rms(noise(1, 0.05), RATE_HZ))) == pytest.approx(0.05, rel=0.01)
 
 
 def test_wave_that_matches_is_not_touched() -> None:
-    np.testing.assert_array_equal(matched(noise(1, 0.05), speech_rms(noise(1, 0.05))), noise(1, 0.05))
+    np.testing.assert_array_equal(matched(noise(1, 0.05), RATE_HZ, speech_rms(noise(1, 0.05), RATE_HZ)), noise(1, 0.05))
 
 
 def test_pauses_inside_a_wave_do_not_count_as_quiet_speech() -> None:
     gaps = np.concatenate([noise(1, 0.05), np.zeros(24_000, np.float32), noise(1, 0.05)])
-    assert speech_rms(gaps) == pytest.approx(0.05, rel=0.01)
+    assert speech_rms(gaps, RATE_HZ) == pytest.approx(0.05, rel=0.01)
 
 
 def test_match_has_limits_and_never_clips() -> None:
-    assert rms(matched(noise(1, 0.001), 0.2)) == pytest.approx(0.004, rel=0.01)
-    assert rms(matched(noise(1, 0.2), 0.001)) == pytest.approx(0.05, rel=0.01)
+    assert rms(matched(noise(1, 0.001), RATE_HZ, 0.2)) == pytest.approx(0.004, rel=0.01)
+    assert rms(matched(noise(1, 0.2), RATE_HZ, 0.001)) == pytest.approx(0.05, rel=0.01)
     click = noise(1, 0.02)
     click[100] = 0.8
-    assert np.abs(matched(click, 0.2)).max() == pytest.approx(0.891, rel=1e-3)
+    assert np.abs(matched(click, RATE_HZ, 0.2)).max() == pytest.approx(0.891, rel=1e-3)
 
 
 def test_silence_matches_nothing_and_nothing_matches_silence() -> None:
     silence = np.zeros(24_000, np.float32)
-    np.testing.assert_array_equal(matched(silence, 0.1), silence)
-    np.testing.assert_array_equal(matched(noise(1, 0.1), speech_rms(silence)), noise(1, 0.1))
-    assert speech_rms(np.zeros(10, np.float32)) == 0.0
+    np.testing.assert_array_equal(matched(silence, RATE_HZ, 0.1), silence)
+    np.testing.assert_array_equal(matched(noise(1, 0.1), RATE_HZ, speech_rms(silence, RATE_HZ)), noise(1, 0.1))
+    assert speech_rms(np.zeros(10, np.float32), RATE_HZ) == 0.0

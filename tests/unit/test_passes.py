@@ -168,13 +168,63 @@ def test_problem_of_one_passage_says_where_it_is(voice: Voice) -> None:
         plan([Passage("One."), Passage("...")], {None: voice}, OPTIONS, hop=HOP)
 
 
-def test_halves_say_the_same_in_the_same_time(voice: Voice) -> None:
+@pytest.mark.parametrize("fade_frames", [0, 14])
+def test_halves_say_the_same_in_the_same_time(voice: Voice, fade_frames: int) -> None:
     (one,) = planned(voice, SENTENCE).passes
-    parts = halves(one)
+    parts = halves(one, fade_frames)
     assert len(parts) == 2
     assert " ".join(part.chunk.spoken for part in parts) == one.chunk.spoken
-    assert sum(part.frames for part in parts) == pytest.approx(one.frames, abs=2)
-    assert parts[0].seed == one.seed != parts[1].seed
+    assert sum(part.frames - 1 for part in parts) - fade_frames == one.frames - 1
+    assert parts[0].seed == one.seed
+
+
+def test_no_half_has_the_seed_of_another_pass(voice: Voice) -> None:
+    first, second, *_ = planned(voice).passes
+    assert len({second.seed, *(part.seed for one in (first, second) for part in halves(one, 0))}) == 4
+
+
+@pytest.mark.parametrize(("speed", "factor"), [(0.5, 0.5), (1.0, 1.0), (1.3, 1.3), (3.0, 3.0)])
+def test_the_shortest_text_follows_the_speed_too(voice: Voice, speed: float, factor: float) -> None:
+    (plain,) = planned(voice, "Yes.").passes
+    (one,) = planned(voice, "Yes.", replace(OPTIONS, speed=speed)).passes
+    assert one.frames / one.stretch == pytest.approx(plain.frames / factor, rel=0.01)
+
+
+def test_range_of_durations_is_that_of_the_slow_speed_of_a_short_text(voice: Voice) -> None:
+    natural_s = spoken_s(planned(voice, "Yes."), OPTIONS)
+    planned(voice, "Yes.", replace(OPTIONS, duration_s=natural_s / 3.9))
+    with pytest.raises(RequestError, match="can be spoken in"):
+        planned(voice, "Yes.", replace(OPTIONS, duration_s=natural_s / 4.2))
+
+
+@pytest.mark.parametrize(
+    "passages",
+    [
+        [Passage("[pause:30s]" * 121 + "hi there you")],
+        [Passage("hi there you" + "[pause:30s]" * 121)],
+        [Passage("Hi.", pause_after_s=30.0)] * 121,
+    ],
+    ids=["before", "after", "segments"],
+)
+def test_more_than_an_hour_of_pauses_is_refused(voice: Voice, passages: list[Passage]) -> None:
+    with pytest.raises(RequestError, match="3630 s of pauses, at most 3600"):
+        plan(passages, {None: voice}, replace(OPTIONS, tags=True), hop=HOP)
+
+
+def test_an_hour_of_pauses_is_planned(voice: Voice) -> None:
+    assert planned(voice, "[pause:30s]" * 120 + "hi there you", replace(OPTIONS, tags=True)).passes[0].pause_before_s == 3_600
+
+
+def test_more_speech_than_fits_a_job_is_refused(voice: Voice) -> None:
+    with pytest.raises(RequestError, match=r"15\.9 hours of speech, at most 6"):
+        planned(voice, "\u4f60" * 50_000, replace(OPTIONS, speed=0.25))
+
+
+@pytest.mark.parametrize(("spoken", "text"), [("Slow.", SENTENCE * 704), ("\u6162\u6162\u8bf4\u3002", "\u4f60" * 50_000)])
+def test_longest_text_at_its_own_speed_fits_a_job_however_slow_the_reference(voice: Voice, spoken: str, text: str) -> None:
+    slow = replace(voice, text=spoken + " ", seconds=len(spoken) / 3, samples=np.zeros(len(spoken) * 8_000, np.float32))
+    assert planned(slow, text).passes
+    assert planned(voice, text).passes
 
 
 def of_lengths(voice: Voice, *frames: int) -> list[Pass]:
