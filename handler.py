@@ -103,7 +103,7 @@ def serve(settings: Settings) -> None:
         job_store(settings.s3) if settings.s3 else None,
         boot=lambda: booted,
         transcriber=Transcriber(of_speech, on_demand.restore, backend),
-        new_store=job_store,
+        new_store=callers_store,
         open_channel=channel_opener() if serves_the_queue(sys.argv, os.environ) else None,
     )
     one_job = runs_one_job(sys.argv, os.environ)
@@ -139,9 +139,14 @@ def processor_name() -> str:
     return "unknown"
 
 
-def job_store(s3: S3Settings) -> Store:
+def job_store(s3: S3Settings) -> S3Store:
     """A bucket for the files of jobs, which have no time to wait for it."""
     return S3Store(s3, read_timeout_s=5.0, attempts=2)
+
+
+def callers_store(s3: S3Settings) -> Store:
+    """A bucket that a job brings along. Raises StoreError for an endpoint that cannot be used, before anything is computed."""
+    return job_store(s3).opened()
 
 
 def channel_opener() -> Callable[[Mapping[str, Any]], AbstractAsyncContextManager[Channel]]:

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from f5_worker.errors import StoreCorrupt, StoreError, StoreNotFound, StoreUnavailable
+from f5_worker.errors import StoreCorrupt, StoreError, StoreMisplaced, StoreNotFound, StoreUnavailable
 from f5_worker.settings import S3Settings
 from f5_worker.signing import presigned_get
 from f5_worker.store import LifecycleRule, ObjectInfo, Upload, answer_error
@@ -39,6 +39,16 @@ class S3Store:
         """
         self._settings, self._read_timeout_s, self._attempts = settings, read_timeout_s, attempts
 
+    def opened(self) -> Self:
+        """This store with its client made, which tells whether its endpoint can be used.
+
+        Raises:
+            StoreMisplaced: it cannot.
+        """
+        with _translated("open"):
+            _ = self._client
+        return self
+
     @property
     def bucket(self) -> str:
         return self._settings.bucket
@@ -61,14 +71,17 @@ class S3Store:
             response_checksum_validation="when_required",
         )
         # Made once, also from several threads: cached_property of Python 3.11 holds a lock.
-        client = boto3.session.Session().client(
-            "s3",
-            endpoint_url=s.endpoint_url,
-            aws_access_key_id=s.access_key_id,
-            aws_secret_access_key=s.secret_access_key,
-            aws_session_token=s.session_token,
-            config=config,
-        )
+        try:
+            client = boto3.session.Session().client(
+                "s3",
+                endpoint_url=s.endpoint_url,
+                aws_access_key_id=s.access_key_id,
+                aws_secret_access_key=s.secret_access_key,
+                aws_session_token=s.session_token,
+                config=config,
+            )
+        except ValueError:  # the endpoint is none for botocore, whose text holds the address
+            raise StoreMisplaced("the endpoint's address cannot be used; check AWS_ENDPOINT_URL") from None
         client.meta.events.register_last("before-parameter-build.s3", _forbid_redirect)
         return client
 

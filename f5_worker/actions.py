@@ -65,7 +65,7 @@ class Transcribe(Model):
     other_names: ClassVar[Mapping[str, str]] = {"audio": "ref_audio"}
 
     action: Literal["transcribe"]
-    ref_audio: Audio = Field(description="the recording")
+    ref_audio: Audio = Field(description="the recording, of at most 600 s")
     language: Language | None = Field(default=None, description="what is spoken; default: told by the recording")
 
     @classmethod

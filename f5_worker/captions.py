@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from f5_worker import subtitles
 from f5_worker.casting import loaded_transcriber
 from f5_worker.delivery import File
-from f5_worker.errors import TranscriberUnavailable
+from f5_worker.errors import Cancelled, OutOfMemory, RequestError, WorkerError
 from f5_worker.jobs import Job, Result, Runtime, in_thread
 from f5_worker.speech import Segment, Speech
 
@@ -43,13 +43,16 @@ async def caption(run: Runtime, job: Job, asked: request.Speech, speech: Speech)
 
 
 async def _aligned(run: Runtime, job: Job, asked: request.Speech, speech: Speech) -> list[list[Result]] | None:
-    """The words of every segment; None when they cannot be had."""
+    """The words of every segment; None when they cannot be had: the speech is delivered all the same."""
     try:
         with job.timed("align"):
             transcriber = await in_thread(loaded_transcriber, run)
             words = await run.on_gpu(_align, transcriber, job, asked, speech)
-    except TranscriberUnavailable as error:
+    except Cancelled:
+        raise
+    except WorkerError as error:
         log.warning("align outcome=unavailable error=%r", str(error))
+        job.worn_out |= isinstance(error, OutOfMemory)
         job.warnings.append((error.code, f"there are no word timestamps: {error.message}"))
         return None
     if silent := sum(not of_segment for of_segment in words):
@@ -63,14 +66,23 @@ def _align(transcriber: Transcriber, job: Job, asked: request.Speech, speech: Sp
     from f5_worker.align import align  # noqa: PLC0415 - only for jobs that want words
 
     texts = [passage.text for passage in asked.passages()]
+    language = _known(transcriber, asked.language)
     found = []
     for segment in speech.segments:
         if job.cancelled.is_set():
-            break
+            raise Cancelled("the job was stopped")
         spoken = speech.samples[segment.start : segment.end]
-        aligned = align(transcriber, spoken, speech.sample_rate_hz, segment.chunk.spoken)
+        aligned = align(transcriber, spoken, speech.sample_rate_hz, segment.chunk.spoken, language=language)
         found.append(list(_written(segment, aligned, texts[segment.passage], segment.start / speech.sample_rate_hz)))
     return found
+
+
+def _known(transcriber: Transcriber, language: str | None) -> str | None:
+    """The model's code of the text's language; None, so that the sound tells, when the model does not know it."""
+    try:
+        return transcriber.code(language)
+    except RequestError:
+        return None
 
 
 def _written(segment: Segment, aligned: Sequence[AlignedWord], text: str, offset_s: float) -> Iterator[Result]:

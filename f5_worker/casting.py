@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from f5_worker.audio import Samples, decode
-from f5_worker.errors import RequestError, StoreCorrupt, StoreNotFound, TranscriberUnavailable
+from f5_worker.decode import MAX_SAMPLES
+from f5_worker.errors import ReferenceInvalid, RequestError, StoreCorrupt, StoreNotFound, TranscriberMissing
 from f5_worker.fetch_url import Network, fetch
 from f5_worker.fields import MAX_REFERENCE_BYTES, ReferenceAudio, VoiceSource
 from f5_worker.guard import GuardedStore
@@ -27,7 +28,9 @@ FETCH_S = 15.0  # for a recording of seconds
 async def cast(run: Runtime, asked: Speech) -> dict[str | None, Voice]:
     """Every voice that the request's passages may name, all at once."""
     sources = asked.sources()
-    voices = await asyncio.gather(*(in_thread(_voice, run, source, asked.language) for source in sources.values()))
+    # A voice that is at hand does not wait for recordings of other jobs.
+    started = ((run.on_recording if source.ref_audio else in_thread)(_voice, run, source) for source in sources.values())
+    voices = await asyncio.gather(*started)
     return dict(zip(sources, voices, strict=True))
 
 
@@ -57,20 +60,26 @@ def loaded_transcriber(run: Runtime) -> Transcriber:
         TranscriberUnavailable: there is none, or it cannot be had.
     """
     if run.transcriber is None:
-        raise TranscriberUnavailable("this worker has no model that recognises speech")
+        raise TranscriberMissing("this worker has no model that recognises speech")
     with run.transcriber.loaded():
         return run.transcriber
 
 
 def mono(data: bytes) -> tuple[Samples, int]:
-    """A recording to transcribe, and its rate. Raises ReferenceInvalid."""
-    samples, rate_hz = decode(data, max_seconds=MAX_TRANSCRIBED_S)
+    """A recording to transcribe, and its rate in Hz.
+
+    Raises:
+        ReferenceInvalid: it cannot be read, or is longer than can be transcribed in one job.
+    """
+    samples, rate_hz = decode(data, max_seconds=MAX_TRANSCRIBED_S + 0.05)
+    if len(samples) > MAX_TRANSCRIBED_S * rate_hz or samples.size + samples.shape[1] > MAX_SAMPLES:
+        raise ReferenceInvalid(f"the recording is too long: send pieces of at most {MAX_TRANSCRIBED_S:.0f} s, at 48 kHz or less")
     return samples.mean(axis=1, dtype=np.float32), rate_hz
 
 
-def _voice(run: Runtime, source: VoiceSource, language: str | None) -> Voice:
-    if source.ref_audio is not None:
-        return prepare(run, recording(run, source.ref_audio), source.ref_text, language)
+def _voice(run: Runtime, source: VoiceSource) -> Voice:
+    if source.ref_audio is not None:  # in which language nobody said: `language` is that of the text
+        return prepare(run, recording(run, source.ref_audio), source.ref_text, None)
     return run.library.use(source.voice or run.settings.default_voice)
 
 

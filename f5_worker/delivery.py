@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from f5_worker.errors import DeliveryError, RequestError, StoreError
+from f5_worker.errors import DeliveryError, RequestError, ResultTooLarge, StoreError, StoreUnavailable
 from f5_worker.guard import GuardedStore
 from f5_worker.jobs import InlineRoom, Warnings
 from f5_worker.settings import Settings
@@ -24,6 +24,7 @@ Mode = Literal["auto", "url", "inline"]
 Delivered = dict[str, str]  # {"url", "expires_at"} or {"base64"}
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 MAX_NAME_CHARS = 80
+PATIENT_TRIES = 3  # of an upload whose file fits nowhere else; the store itself has a time-out of seconds
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,24 @@ class Outbox:
         return url
 
     def _upload(self, store: GuardedStore, file: File, *, patient: bool) -> Delivered:
-        if patient:
-            store.ask_again()
         key = f"{self.stem}.{file.extension}"
-        # The name is made of letters, digits, "-" and "_" alone, so nothing can break out of the header.
-        store.put(key, file.data, content_type=file.content_type, filename=key.rpartition("/")[2])
+        for left in reversed(range(PATIENT_TRIES if patient else 1)):
+            if patient:
+                store.ask_again()
+            try:
+                # The name is made of letters, digits, "-" and "_" alone, so nothing can break out of the header.
+                store.put(key, file.data, content_type=file.content_type, filename=key.rpartition("/")[2])
+                break
+            except StoreUnavailable:
+                if not left:
+                    raise
         self.keys[file.extension] = key
         return signed(store, key, self.expires_s)  # an upload may take long: the URL's time starts after it
 
     def _inline(self, file: File) -> Delivered:
         if len(file.data) > self.room.left_bytes:
             way_out = "set S3_BUCKET so that it can be uploaded, or speak less text in one job"
-            raise DeliveryError(f"{self._too_large(file)}; {way_out}")
+            raise ResultTooLarge(f"{self._too_large(file)}; {way_out}")
         self.room.left_bytes -= len(file.data)
         return {"base64": base64.b64encode(file.data).decode()}
 

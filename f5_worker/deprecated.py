@@ -51,6 +51,9 @@ def _local_voice(old: Fields, fields: Fields) -> str | None:
 
 
 def _timings(old: Fields, fields: Fields) -> str | None:
+    name = next((name for name in ("return_word_timings", "timing_format") if name in old), None)
+    if name and (fields.get("action") or "speech") != "speech":
+        return f"{name}: is for the action 'speech'; leave it out"
     wanted, fmt = old.get("return_word_timings", False), old.get("timing_format", "srt")
     if not isinstance(wanted, bool):
         return "return_word_timings: must be true or false"

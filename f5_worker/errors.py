@@ -27,9 +27,11 @@ A docstring says what the error means and then what to do; docs/errors.md is wri
     │   ├── OutputNotFound       OUTPUT_NOT_FOUND
     │   └── IdempotencyConflict  IDEMPOTENCY_CONFLICT
     ├── DeliveryError            DELIVERY_FAILED
+    │   └── ResultTooLarge       RESULT_TOO_LARGE
     ├── EngineError              ENGINE_FAILED
     │   └── OutOfMemory          OUT_OF_MEMORY
     ├── TranscriberUnavailable   TRANSCRIBER_UNAVAILABLE
+    │   └── TranscriberMissing   TRANSCRIBER_MISSING
     ├── Cancelled                CANCELLED
     ├── InternalError            INTERNAL
     └── EndpointError            ENDPOINT_FAILED, of the operator commands
@@ -275,13 +277,23 @@ class IdempotencyConflict(RequestError):
 
 
 class DeliveryError(WorkerError):
-    """The result could not be handed over: the upload failed and it is too large to travel inline, or there is no bucket.
+    """The result could not be handed over: the upload failed and it is too large to travel inline.
 
-    Send the job again; set S3_BUCKET, or speak less text in one job, when it stays.
+    Send the job again; speak less text in one job when it stays.
     """
 
     code = "DELIVERY_FAILED"
     retryable = True
+
+
+class ResultTooLarge(DeliveryError):
+    """The result is too large to travel inline, and there is no bucket.
+
+    Set S3_BUCKET, or speak less text in one job.
+    """
+
+    code = "RESULT_TOO_LARGE"
+    retryable = False
 
 
 class EngineError(WorkerError):
@@ -304,13 +316,23 @@ class OutOfMemory(EngineError):
 
 
 class TranscriberUnavailable(WorkerError):
-    """Speech recognition is not installed, or its weights cannot be had.
+    """The weights of speech recognition cannot be had.
 
     Send `ref_text` with at most 12 s of audio, or send the job again.
     """
 
     code = "TRANSCRIBER_UNAVAILABLE"
     retryable = True
+
+
+class TranscriberMissing(TranscriberUnavailable):
+    """This worker has no speech recognition.
+
+    Send `ref_text` with at most 12 s of audio, and ask for no word timestamps.
+    """
+
+    code = "TRANSCRIBER_MISSING"
+    retryable = False
 
 
 class Cancelled(WorkerError):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # both import torch, and this module is also used where no mo
 Result = dict[str, Any]
 Warnings = list[tuple[str, str]]  # (code, message)
 T = TypeVar("T")
+MAX_RECORDINGS = 2  # downloaded and decoded at once
 PREPARED_BYTES = 64_000_000  # 12 s of 24 kHz float32 are 1.2 MB: some fifty voices
 
 
@@ -47,7 +48,11 @@ class InlineRoom:
 
 @dataclass
 class Job:
-    """One running job, or one request of a batch."""
+    """One running job, or one request of a batch.
+
+    Attributes:
+        worn_out: Whether the platform shall replace the worker afterwards, although the job has a result.
+    """
 
     id: str
     room: InlineRoom
@@ -56,6 +61,7 @@ class Job:
     cancelled: threading.Event = field(default_factory=threading.Event)
     timings_ms: dict[str, int] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
+    worn_out: bool = False
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -90,10 +96,20 @@ class Runtime:
     # a cancelled job's thread goes on for up to one step of the solver.
     gpu: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpu"))
 
+    # The decoded recordings of many voices at once would not fit in memory.
+    recordings: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MAX_RECORDINGS, thread_name_prefix="recording"))
+
     def on_gpu(self, work: Callable[..., T], *args: object) -> asyncio.Future[T]:
         """Run work in the GPU slot."""
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self.gpu, lambda context: context.run(work, *args), copy_context())
+        return _run_in(self.gpu, work, *args)
+
+    def on_recording(self, work: Callable[..., T], *args: object) -> asyncio.Future[T]:
+        """Run work that decodes a recording."""
+        return _run_in(self.recordings, work, *args)
+
+
+def _run_in(pool: ThreadPoolExecutor, work: Callable[..., T], *args: object) -> asyncio.Future[T]:
+    return asyncio.get_running_loop().run_in_executor(pool, lambda context: context.run(work, *args), copy_context())
 
 
 async def in_thread(work: Callable[..., T], *args: Any, **kwargs: Any) -> T:

@@ -18,7 +18,7 @@ from f5_worker import __version__, casting, library, logs, openai_api, outputs, 
 from f5_worker.errors import EngineError, InternalError, OutOfMemory, RequestError, StoreError, WorkerError
 from f5_worker.fields import Worker
 from f5_worker.guard import GuardedStore
-from f5_worker.jobs import Channel, InlineRoom, Job, Result, Runtime, in_thread
+from f5_worker.jobs import Channel, InlineRoom, Job, Result, Runtime, coded, in_thread
 from f5_worker.settings import S3Settings, Settings
 from f5_worker.speaking import speak
 from f5_worker.store import Store
@@ -73,7 +73,7 @@ class Service:
     async def _settled(self, job: Job, work: Awaitable[Result]) -> Result:
         """What the work gives, or the payload of what it failed of."""
         try:
-            return await work
+            result = await work
         except asyncio.CancelledError:
             job.cancelled.set()
             log.info("job.end outcome=cancelled seconds=%.3f", time.monotonic() - job.started)
@@ -82,6 +82,7 @@ class Service:
             return _failure(error)
         except Exception as error:  # noqa: BLE001 - the job boundary: whatever went wrong, the client gets one clear error
             return _failure(_unexpected(error))
+        return result | _WORN_OUT if job.worn_out else result
 
     async def _serve(self, job: Job, given: Result) -> Result:
         asked = given.get("input")
@@ -105,8 +106,7 @@ class Service:
         result = await self._settled(job, converted())
         if "error" not in result:
             return openai_api.reply(route, result)
-        worn_out = {"refresh_worker": True} if "refresh_worker" in result else {}
-        return openai_api.error(result["error"], result["details"]) | worn_out
+        return openai_api.error(result["error"], result["details"]) | (_WORN_OUT if "refresh_worker" in result else {})
 
     async def _act(self, job: Job, asked: request.Request) -> Result:
         match asked:
@@ -116,7 +116,13 @@ class Service:
                 return await self._batch(job, asked)
             case request.Transcribe():
                 return await _transcribe(self._run, job, asked)
-        return await in_thread(_WITHOUT_MODEL[type(asked)], self._run, asked)
+            case request.VoicesCreate():
+                result = await self._run.on_recording(library.create, self._run, asked)
+            case _:
+                result = await in_thread(_WITHOUT_MODEL[type(asked)], self._run, asked)
+        if asked.warnings:
+            result["warnings"] = [*coded(list(asked.warnings)), *result.get("warnings", [])]
+        return result
 
     async def _batch(self, job: Job, asked: request.Batch) -> Result:
         """One after the other; what fails is told in its place and does not stop the others."""
@@ -124,12 +130,12 @@ class Service:
         for index, item in enumerate(request.each(asked, self._known)):
             one = Job(f"{job.id}-{index}", job.room, cancelled=job.cancelled)
             settled = await self._settled(one, _speak_or_raise(self._run, one, item))
+            job.worn_out |= settled.pop("refresh_worker", False)
             results.append({"index": index, **(settled if "error" in settled else {"output": settled})})
             if job.channel and index + 1 < len(asked.requests):
                 await job.channel.progress({"requests_done": index + 1, "requests_total": len(asked.requests)})
-        worn_out = sum(result.pop("refresh_worker", False) for result in results)
         failed = sum("error" in result for result in results)
-        return {"id": job.id, "results": results, "failed": failed} | ({"refresh_worker": True} if worn_out else {})
+        return {"id": job.id, "results": results, "failed": failed}
 
 
 async def _speak_or_raise(run: Runtime, job: Job, item: request.Speech | RequestError) -> Result:
@@ -141,10 +147,10 @@ async def _speak_or_raise(run: Runtime, job: Job, item: request.Speech | Request
 async def _transcribe(run: Runtime, job: Job, asked: request.Transcribe) -> Result:
     with job.timed("recording"):
         data = await in_thread(casting.recording, run, asked.ref_audio)
-        samples, rate_hz = await in_thread(casting.mono, data)
+        samples, rate_hz = await run.on_recording(casting.mono, data)
         transcriber = await in_thread(casting.loaded_transcriber, run)
     with job.timed("transcription"):
-        transcript = await run.on_gpu(transcriber.transcribe, samples, rate_hz, asked.language)
+        transcript = await run.on_gpu(transcriber.transcribe, samples, rate_hz, asked.language, job.cancelled.is_set)
     return {
         "id": job.id,
         "text": transcript.text,
@@ -193,7 +199,8 @@ def _failure(error: WorkerError) -> Result:
     said = f"{error.code}: {_STORE_FAILED}" if isinstance(error, StoreError) else str(error)  # theirs names keys of the bucket
     payload: Result = {"error": said, "details": {"code": error.code, "retryable": error.retryable}}
     # Memory that a failed allocation left fragmented does not come back: the platform replaces the worker.
-    return payload | ({"refresh_worker": True} if isinstance(error, OutOfMemory) else {})
+    return payload | (_WORN_OUT if isinstance(error, OutOfMemory) else {})
 
 
+_WORN_OUT = {"refresh_worker": True}
 _STORE_FAILED = "the bucket did not do what this job needs; the worker's log has the cause under this job's id"

@@ -74,8 +74,6 @@ async def speak(run: Runtime, job: Job, asked: request.Speech) -> Result:
 def _memo(run: Runtime, store: GuardedStore | None, asked: request.Speech) -> outputs.Memo | None:
     if asked.idempotency_key is None:
         return None
-    if asked.stream_format != "none":
-        raise RequestError("idempotency_key: a stored result cannot be streamed again; leave out one of it and 'stream_format'")
     return outputs.memo(store, run.settings, asked.idempotency_key, asked)
 
 

@@ -169,11 +169,17 @@ class Speech(Model):
         yield from _text_conflicts(raw)
         yield from voice_conflicts(raw)
         yield from _dialogue_conflicts(raw)
+        parts = objects_in(raw.get("segments"))
+        streamed = given(raw, "stream_format") and raw["stream_format"] != "none"
         own_bucket = raw.get("s3Config") is not None and raw.get("delivery") == "inline"
         found = {
             "quality: excludes 'nfe_step'; give one of them": given(raw, "quality") and given(raw, "nfe_step"),
             "duration: excludes 'speed'; give one of them": given(raw, "duration") and given(raw, "speed"),
             "duration: excludes 'remove_silence'; give one of them": given(raw, "duration") and raw.get("remove_silence") is True,
+            "duration: is for one text; leave it out, or send one of the 'segments' a job": given(raw, "duration") and len(parts) > 1,
+            "duration: excludes the 'speed' of a segment; give one of them": given(raw, "duration")
+            and any(given(p, "speed") for p in parts),
+            "idempotency_key: excludes 'stream_format': a stored result is not streamed again": given(raw, "idempotency_key") and streamed,
             "s3Config: is not used with 'delivery' 'inline'; leave one of them out": own_bucket,
             f"model: this worker has '{worker.model}' and no other": worker.model and given(raw, "model") and raw["model"] != worker.model,
         }
@@ -193,6 +199,9 @@ def _text_conflicts(raw: Mapping[Any, Any]) -> Iterator[Problem]:
 
 def _dialogue_conflicts(raw: Mapping[Any, Any]) -> Iterator[Problem]:
     voices = raw.get("voices")
+    named = {str(part["voice"]) for part in objects_in(raw.get("segments")) if given(part, "voice")}
+    if len(named) > MAX_VOICES:
+        yield RequestError, f"segments: {len(named)} voices, at most {MAX_VOICES} fit in one job"
     if not isinstance(voices, Mapping):
         return
     if raw.get("allow_tags") is not True and not any(given(part, "voice") for part in objects_in(raw.get("segments"))):

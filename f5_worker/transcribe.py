@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from f5_worker import hub
 from f5_worker.audio import Samples
-from f5_worker.errors import CacheError, RequestError, TranscriberUnavailable
+from f5_worker.errors import CacheError, Cancelled, RequestError, TranscriberMissing, TranscriberUnavailable
 from f5_worker.levels import loud_windows, quietest_cut
 from f5_worker.manifest import PinnedFile, TranscriberSpec
 from f5_worker.placement import choose
@@ -58,19 +58,24 @@ class Transcriber:
         self._failure: TranscriberUnavailable | None = None
         self._retry_at = 0.0
 
-    def transcribe(self, samples: Samples, rate_hz: int, language: str | None = None) -> Transcript:
+    def transcribe(
+        self, samples: Samples, rate_hz: int, language: str | None = None, cancelled: Callable[[], bool] = lambda: False
+    ) -> Transcript:
         """The words of a mono recording of any length.
 
         Args:
             language: Code such as `en` or `pt-BR`; None: told by the beginning of the speech.
+            cancelled: Asked before every window.
         Raises:
             RequestError: no language that the model knows.
-            TranscriberUnavailable, OutOfMemory
+            TranscriberUnavailable, OutOfMemory, Cancelled
         """
         code = self.code(language)
         texts: list[str] = []
         with self.loaded() as whisper:
             for window in _windows(samples, rate_hz, whisper.window_s):
+                if cancelled():
+                    raise Cancelled("the job was stopped")
                 heard = whisper.listen(window, rate_hz)
                 code = code or whisper.detect_language(heard)
                 texts.append(whisper.tokens.decode(whisper.recognise(heard, code)).strip())
@@ -110,7 +115,7 @@ class Transcriber:
             whisper = Whisper(self._spec)  # before a byte is fetched: without the packages the weights are of no use
         except ImportError as exc:
             log.warning("transcriber outcome=not_installed module=%s", exc.name)
-            raise TranscriberUnavailable(f"speech recognition is not installed in this worker ({exc.name}): {INSTEAD}") from exc
+            raise TranscriberMissing(f"speech recognition is not installed in this worker ({exc.name}): {INSTEAD}") from exc
         weights = self._restore(self._spec.files)[self._spec.weights]
         whisper.load(weights, self._backend)
         log.info("transcriber outcome=loaded name=%s seconds=%.1f", self._spec.name, time.monotonic() - start)

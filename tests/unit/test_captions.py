@@ -7,21 +7,28 @@ import base64
 import json
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 
-from f5_worker import align
+from f5_worker import align, captions, request
 from f5_worker.align import AlignedWord
-from f5_worker.errors import TranscriberUnavailable
+from f5_worker.errors import Cancelled, EngineError, OutOfMemory, RequestError, TranscriberUnavailable
+from f5_worker.jobs import InlineRoom, Job
 from f5_worker.script import Chunk, Span
 from f5_worker.service import Service
 from f5_worker.settings import Settings
-from f5_worker.speech import Part, Segment
+from f5_worker.speech import Part, Segment, Speech
 from tests.fakes.speaker import CHUNK, RATE, FakeEngine
 
 
 class FakeTranscriber:
     def __init__(self, error=None):
         self.error = error
+
+    def code(self, language):
+        if language not in {None, "en"}:
+            raise RequestError("language: unknown")
+        return language
 
     @contextmanager
     def loaded(self):
@@ -97,6 +104,42 @@ def test_an_aligner_that_cannot_be_had_is_a_coded_warning():
     result = run({"input": "One.", "timestamps": "word"}, transcriber=FakeTranscriber(TranscriberUnavailable("no room")))
     assert "TRANSCRIBER_UNAVAILABLE" in {warning["code"] for warning in result["warnings"]}
     assert (result["segments"][0]["text"], "words" in result) == ("One.", False)
+
+
+@pytest.mark.parametrize(("error", "worn_out"), [(OutOfMemory("the GPU is full"), True), (EngineError("no numbers"), False)])
+def test_the_audio_is_delivered_although_aligning_it_failed(error, worn_out, monkeypatch):
+    def fail(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(align, "align", fail)
+    result = run({"input": "One.", "timestamps": "word"})
+    assert ("audio" in result, "words" in result) == (True, False)
+    assert error.code in {warning["code"] for warning in result["warnings"]}
+    assert result.get("refresh_worker", False) is worn_out
+    batch = run({"action": "batch", "requests": [{"input": "One.", "timestamps": "word"}]})
+    assert batch.get("refresh_worker", False) is worn_out
+    assert "refresh_worker" not in batch["results"][0]["output"]
+
+
+@pytest.mark.parametrize(("language", "told"), [("en", "en"), ("tlh", None)])
+def test_the_aligner_is_told_the_language_when_it_knows_it(language, told, monkeypatch):
+    asked = []
+    monkeypatch.setattr(align, "align", lambda *args, language=None: asked.append(language) or halves(*args))
+    assert run({"input": "One.", "timestamps": "word", "language": language})["words"]
+    assert asked == [told]
+
+
+def test_nothing_more_is_aligned_once_the_job_is_cancelled():
+    class Cancelling(FakeTranscriber):
+        def code(self, _language):
+            job.cancelled.set()
+
+    asked = request.parse({"input": "One.|Two.", "timestamps": "word"})
+    job = Job("job-1", InlineRoom(0))
+    chunk = Chunk("One.", "One.", (Span(0, 4, 0, 4),))
+    speech = Speech(np.ones(CHUNK, dtype=np.float32), RATE, [Segment("One.", None, 0, CHUNK, chunk, 0)], [])
+    with pytest.raises(Cancelled):
+        captions._align(Cancelling(), job, asked, speech)
 
 
 def test_a_segment_that_could_not_be_aligned_is_a_warning_and_has_no_words(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 
 from f5_worker import delivery
 from f5_worker.delivery import File, Outbox
-from f5_worker.errors import DeliveryError, RequestError, StoreForbidden, StoreUnavailable
+from f5_worker.errors import DeliveryError, RequestError, ResultTooLarge, StoreForbidden, StoreUnavailable
 from f5_worker.guard import GuardedStore
 from f5_worker.jobs import InlineRoom
 from f5_worker.settings import Settings
@@ -94,8 +94,9 @@ def test_the_files_of_a_job_share_the_room_inside_the_result():
 
 @pytest.mark.parametrize("mode", ["auto", "inline"])
 def test_what_fits_nowhere_is_an_error_that_names_the_sizes_and_the_setting(mode):
-    with pytest.raises(DeliveryError, match=r"1000 bytes, at most 999 .*MAX_INLINE_BYTES.*S3_BUCKET"):
+    with pytest.raises(ResultTooLarge, match=r"1000 bytes, at most 999 .*MAX_INLINE_BYTES.*S3_BUCKET") as caught:
         outbox(room=999, mode=mode).deliver(WAV)
+    assert not caught.value.retryable
 
 
 @pytest.mark.parametrize("mode", ["auto", "url"])
@@ -107,8 +108,9 @@ def test_a_failing_bucket_falls_back_to_inline_with_a_warning(mode, error):
 
 
 def test_a_failing_bucket_and_too_much_audio_is_one_clear_error():
-    with pytest.raises(DeliveryError, match=r"upload failed \(STORE_UNAVAILABLE\).*1000 bytes"):
+    with pytest.raises(DeliveryError, match=r"upload failed \(STORE_UNAVAILABLE\).*1000 bytes") as caught:
         outbox(broken(), room=999).deliver(WAV)
+    assert caught.value.retryable
 
 
 def test_what_fits_nowhere_else_is_uploaded_although_the_bucket_hung_a_moment_ago():
@@ -116,6 +118,28 @@ def test_what_fits_nowhere_else_is_uploaded_although_the_bucket_hung_a_moment_ag
     box = outbox(bucket, room=999)
     box.store._closed_until = float("inf")
     assert "url" in box.deliver(WAV)
+
+
+@pytest.mark.parametrize(("room", "tries"), [(999, 3), (1000, 1)])
+def test_an_upload_is_repeated_only_when_its_file_fits_nowhere_else(room, tries):
+    class ShakyBucket(MemoryStore):
+        tried = 0
+
+        def put(self, key, data, *, content_type, metadata=None, filename=None):
+            self.tried += 1
+            if self.tried < 3:
+                raise StoreUnavailable("PUT: timed out")
+            super().put(key, data, content_type=content_type, filename=filename)
+
+    bucket = ShakyBucket()
+    assert ("url" in outbox(bucket, room=room).deliver(WAV), bucket.tried) == (tries == 3, tries)
+
+
+def test_an_upload_that_the_bucket_forbids_is_not_repeated():
+    bucket = broken(StoreForbidden("PUT: AccessDenied"))
+    with pytest.raises(DeliveryError):
+        outbox(bucket, room=999).deliver(WAV)
+    assert len(bucket.calls) == 1
 
 
 def test_a_url_without_a_bucket_is_refused_before_anything_is_computed():

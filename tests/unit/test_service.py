@@ -17,8 +17,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from f5_worker import reference, request
-from f5_worker.errors import EngineError, OutOfMemory, StoreUnavailable
+import handler
+from f5_worker import casting, reference, request, speaking
+from f5_worker.errors import Cancelled, EngineError, OutOfMemory, StoreUnavailable
 from f5_worker.service import Service
 from f5_worker.settings import Settings
 from f5_worker.transcribe import Transcript
@@ -82,11 +83,18 @@ def test_every_option_reaches_the_engine():
 
 def test_what_the_caller_asks_for_beyond_the_defaults_reaches_the_engine_too():
     engine = FakeEngine()
-    asked = {"duration": 3.0, "normalize_text": False, "language": "en", "allow_tags": True, "remove_silence": True, "loudness": -18.0}
+    asked = {"duration": 3.0, "normalize_text": False, "language": "en", "allow_tags": True, "loudness": -18.0, "fade": 0.2}
     run(service(engine), {"input": "Hello.", "quality": "fast"} | asked)
     options = engine.seen[0][2]
     assert (options.duration_s, options.normalize, options.language, options.tags) == (3.0, False, "en", True)
-    assert (options.longest_silence_s, options.loudness_lufs, options.nfe_step, options.first_chunk_bytes) == (0.5, -18.0, 7, None)
+    assert (options.longest_silence_s, options.loudness_lufs, options.nfe_step, options.first_chunk_bytes) == (None, -18.0, 7, None)
+    assert options.fade_s == 0.2
+
+
+def test_silences_are_shortened_when_that_is_asked_for():
+    engine = FakeEngine()
+    run(service(engine), {"input": "Hello.", "remove_silence": True})
+    assert engine.seen[0][2].longest_silence_s == 0.5
 
 
 def test_segments_are_spoken_in_their_voices():
@@ -105,11 +113,16 @@ def test_segments_are_spoken_in_their_voices():
     assert [segment["text"] for segment in result["segments"]] == ["Hi.", "Yes."]
 
 
-def test_the_format_rate_and_bitrate_that_were_asked_for_are_delivered():
+def test_the_format_and_rate_that_were_asked_for_are_delivered():
     result = run(service(), {"input": "Hello.", "response_format": "flac", "sample_rate": 16_000})
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(result["audio"]["base64"])))
     assert (result["format"], result["sample_rate"], rate) == ("flac", 16_000, 16_000)
     assert len(samples) / rate == pytest.approx(result["duration_s"], abs=0.01)
+
+
+def test_the_bitrate_that_was_asked_for_decides_the_size():
+    sizes = [run(service(), {"input": "a", "seed": 1, "response_format": "mp3", "bitrate_kbps": kbps})["size_bytes"] for kbps in (32, 128)]
+    assert sizes[1] > 3 * sizes[0]
 
 
 def test_subtitles_are_delivered_like_the_audio():
@@ -122,9 +135,23 @@ def test_subtitles_are_delivered_like_the_audio():
     assert bucket.headers[key] == ("application/x-subrip", "job-1.srt")
 
 
+def test_subtitles_that_fit_nowhere_are_a_warning_and_the_audio_is_delivered():
+    size = run(service(), {"input": "a", "seed": 1})["size_bytes"]
+    result = run(service(max_inline_bytes=size + 5), {"input": "a", "seed": 1, "subtitles": ["srt", "vtt"]})
+    assert "base64" in result["audio"]
+    assert "subtitles" not in result
+    told = [warning["message"] for warning in result["warnings"] if warning["code"] == "SUBTITLES_NOT_DELIVERED"]
+    assert [message.partition(" ")[0] for message in told] == ["srt:", "vtt:"]
+
+
+def test_a_url_works_as_long_as_the_request_says():
+    result = run(service(store=MemoryStore()), {"input": "a", "url_expires_in": 77})
+    assert result["audio"]["url"].endswith("expires=77")
+
+
 def test_words_without_an_aligner_are_a_warning_and_segments_and_never_invented():
     result = run(service(), {"input": "Hello.", "timestamps": "word"})
-    assert "TRANSCRIBER_UNAVAILABLE" in {warning["code"] for warning in result["warnings"]}
+    assert "TRANSCRIBER_MISSING" in {warning["code"] for warning in result["warnings"]}
     assert "words" not in result
     assert result["segments"]
 
@@ -151,7 +178,7 @@ def test_the_results_of_a_batch_share_the_room_inside_the_answer():
     requests = [{"input": "a", "seed": 1}] * 2
     result = run(service(max_inline_bytes=one * 3 // 2), {"action": "batch", "requests": requests})
     assert "audio" in result["results"][0]["output"]
-    assert result["results"][1]["error"].startswith("DELIVERY_FAILED")
+    assert result["results"][1]["details"] == {"code": "RESULT_TOO_LARGE", "retryable": False}
 
 
 def test_the_bucket_beside_the_input_is_used_as_the_one_inside_it(caplog):
@@ -185,6 +212,27 @@ def test_a_bucket_of_the_request_is_no_way_into_this_network(endpoint):
     assert result["details"]["retryable"] is False
     assert "their-secret" not in json.dumps(result)
     assert opened == []
+
+
+OWN_BUCKET = {"accessId": "k", "accessSecret": "their-secret", "bucketName": "their-bucket"}
+
+
+def test_the_address_of_a_bucket_of_the_request_is_used_as_it_was_checked(monkeypatch):
+    monkeypatch.setattr(speaking, "public_addresses", lambda *_: ["192.0.2.1"])
+    opened = []
+    subject = Service(FakeEngine(), Settings(), None, boot=dict, new_store=lambda s3: opened.append(s3) or MemoryStore())
+    run(subject, {"input": "a", "s3Config": OWN_BUCKET | {"endpointUrl": "https://exämple.com:444/"}})
+    assert opened[0].endpoint_url == "https://xn--exmple-cua.com:444"
+
+
+def test_an_address_that_the_client_of_buckets_refuses_ends_the_job_before_it_speaks(monkeypatch, caplog):
+    monkeypatch.setattr(speaking, "public_addresses", lambda *_: ["192.0.2.1"])
+    engine = FakeEngine()
+    subject = Service(engine, Settings(), None, boot=dict, new_store=handler.callers_store)
+    result = run(subject, {"input": "a", "s3Config": OWN_BUCKET | {"endpointUrl": "https://a_b.example.com"}})
+    assert result["error"].startswith("INVALID_REQUEST: s3Config")
+    assert engine.seen == []
+    assert "a_b.example" not in caplog.text + json.dumps(result)
 
 
 def test_only_actions_that_need_the_model_wait_for_the_gpu():
@@ -223,7 +271,7 @@ class FakeTranscriber:
     def loaded(self):
         yield self
 
-    def transcribe(self, samples, rate_hz, language=None):
+    def transcribe(self, samples, rate_hz, language=None, cancelled=None):
         self.asked.append((rate_hz, language, threading.current_thread().name))
         return Transcript("These are the words.", "en")
 
@@ -249,9 +297,80 @@ def test_a_reference_without_words_is_transcribed_once_in_the_gpu_slot():
     assert thread.startswith("gpu")
 
 
+def test_the_language_of_the_text_is_not_taken_for_that_of_the_reference():
+    heard = FakeTranscriber()
+    subject = Service(FakeEngine(), Settings(), None, boot=dict, transcriber=heard)
+    assert "audio" in run(subject, {"input": "a", "language": "fr", "ref_audio": base64.b64encode(wav(3.1)).decode()})
+    assert [language for _, language, _ in heard.asked] == [None]
+
+
+def test_a_recording_that_is_too_long_to_transcribe_is_refused_and_not_cut(monkeypatch):
+    monkeypatch.setattr(casting, "MAX_TRANSCRIBED_S", 2.0)
+    heard = FakeTranscriber()
+    subject = Service(FakeEngine(), Settings(), None, boot=dict, transcriber=heard)
+    answers = [run(subject, {"action": "transcribe", "ref_audio": base64.b64encode(wav(s)).decode()}) for s in (2.0, 2.1)]
+    assert answers[0]["text"] == "These are the words."
+    assert answers[1]["error"].startswith("REFERENCE_INVALID: ")
+    assert len(heard.asked) == 1
+
+
+def test_a_cancelled_transcription_is_told_to_stop():
+    class Waiting(FakeTranscriber):
+        def transcribe(self, samples, rate_hz, language=None, cancelled=None):
+            started.release()
+            stopped = threading.Event()
+            for _ in range(WAIT_S * 100):
+                if cancelled():
+                    ended.release()
+                    raise Cancelled("stopped")
+                stopped.wait(0.01)
+
+    started, ended = threading.Semaphore(0), threading.Semaphore(0)
+    subject = Service(FakeEngine(), Settings(), None, boot=dict, transcriber=Waiting())
+
+    async def cancel():
+        asked = {"action": "transcribe", "ref_audio": base64.b64encode(wav()).decode()}
+        job = asyncio.create_task(subject.handle({"id": "job-1", "input": asked}))
+        await _reached(started)
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        await _reached(ended)
+
+    asyncio.run(cancel())
+
+
+def test_recordings_are_decoded_two_at_a_time(monkeypatch):
+    running, most = [], []
+    third = threading.Event()
+
+    def prepare(_run, data, _text, _language):
+        running.append(data)
+        most.append(len(running))
+        if len(running) > 2:
+            third.set()
+        third.wait(0.1)
+        running.remove(data)
+        return reference.default_voice()
+
+    monkeypatch.setattr(casting, "prepare", prepare)
+    voices = {f"v{i}": {"ref_audio": base64.b64encode(b"%d" % i).decode()} for i in range(6)}
+    assert "audio" in run(service(), {"segments": [{"text": "a", "voice": name} for name in voices], "voices": voices})
+    assert (len(most), max(most)) == (6, 2)
+
+
+@pytest.mark.parametrize(
+    ("job_input", "field"),
+    [({"endpoint": "list_voices"}, "endpoint"), ({"action": "voices.get", "local_voice": "default.wav"}, "local_voice")],
+)
+def test_every_action_tells_of_deprecated_fields(job_input, field):
+    (warning,) = run(service(store=MemoryStore()), job_input)["warnings"]
+    assert (warning["code"], warning["message"].split()[0]) == ("DEPRECATED_FIELD", field)
+
+
 def test_transcribing_without_a_transcriber_is_a_coded_error():
     result = run(service(), {"action": "transcribe", "ref_audio": base64.b64encode(wav()).decode()})
-    assert result["details"]["code"] == "TRANSCRIBER_UNAVAILABLE"
+    assert result["details"] == {"code": "TRANSCRIBER_MISSING", "retryable": False}
 
 
 def test_the_same_request_and_seed_give_the_same_bytes():
@@ -409,7 +528,9 @@ def test_a_job_cancelled_while_it_waits_never_gets_the_gpu():
         first = asyncio.create_task(subject.handle({"id": "first", "input": {"input": "a"}}))
         await _reached(engine.started)
         second = asyncio.create_task(subject.handle({"id": "second", "input": {"input": "b"}}))
-        await asyncio.sleep(0)
+        async with asyncio.timeout(WAIT_S):
+            while not subject._run.gpu._work_queue.qsize():  # noqa: ASYNC110 - until it waits for the slot, of which nobody is told
+                await asyncio.sleep(0)
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second

@@ -14,7 +14,7 @@ import pytest
 
 from f5_worker import transcribe
 from f5_worker.backend import Backend
-from f5_worker.errors import RequestError, TranscriberUnavailable
+from f5_worker.errors import Cancelled, RequestError, TranscriberUnavailable
 from f5_worker.manifest import PinnedFile, load_transcriber
 from f5_worker.transcribe import Transcriber, Transcript
 from tests.sounds import Wave, silence, speech
@@ -130,6 +130,12 @@ def test_the_language_is_detected_once_and_only_when_none_is_given(transcriber: 
     assert (built[0].detected, set(built[0].languages)) == (1, {"fr"})
     assert transcriber.transcribe(LONG, RATE_HZ, "PT_br") == Transcript("w w w", "pt")
     assert (built[0].detected, built[0].languages[3:]) == (1, ["pt"] * 3)
+
+
+def test_a_cancelled_transcription_ends_before_its_next_window(transcriber: Transcriber, built: list[FakeWhisper]) -> None:
+    with pytest.raises(Cancelled):
+        transcriber.transcribe(LONG, RATE_HZ, cancelled=lambda: bool(built[0].heard_s))
+    assert len(built[0].heard_s) == 1
 
 
 def test_windows_of_languages_without_spaces_are_joined_without(transcriber: Transcriber) -> None:
