@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 from collections import Counter
@@ -37,6 +38,14 @@ def restore_logging() -> Iterator[None]:
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
     loggers[0].handlers[:] = handlers
+
+
+@pytest.fixture(autouse=True)
+def restore_signal_mask() -> Iterator[None]:
+    """The boot blocks SIGTERM for the handler; a test that runs it here would pass that on to every process of later tests."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @pytest.fixture
