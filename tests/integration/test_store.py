@@ -93,9 +93,7 @@ def test_a_missing_bucket_is_told_so(writer: S3Settings) -> None:  # this server
 
 @pytest.fixture
 def proxy(store_server: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    monkeypatch.setattr(s3_utils, "READ_TIMEOUT_S", 0.3)
     monkeypatch.setattr(s3_utils, "CONNECT_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(s3_utils, "ATTEMPTS", 1)
     with FaultProxy(upstream=store_server.endpoint_url.removeprefix("http://")) as running:
         yield running
 
@@ -104,7 +102,7 @@ def proxy(store_server: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fa
 def store(proxy: FaultProxy, writer: S3Settings) -> S3Store:
     direct = S3Store(writer)
     direct.put("k", b"x" * 10, content_type="text/plain")
-    return S3Store(replace(writer, endpoint_url=proxy.url))
+    return S3Store(replace(writer, endpoint_url=proxy.url), read_timeout_s=0.3, attempts=1)
 
 
 PORTAL = b"<html><br>log in</html>"
