@@ -80,7 +80,7 @@ def mono(data: bytes) -> tuple[Samples, int]:
 def _voice(run: Runtime, source: VoiceSource) -> Voice:
     if source.ref_audio is not None:  # in which language nobody said: `language` is that of the text
         return prepare(run, recording(run, source.ref_audio), source.ref_text, None)
-    return run.library.use(source.voice or run.settings.default_voice)
+    return run.saved_voices.use(source.voice or run.settings.default_voice)
 
 
 def _object(store: GuardedStore | None, key: str) -> bytes:

@@ -85,7 +85,7 @@ class Runtime:
     engine: Engine
     settings: Settings
     store: GuardedStore | None
-    library: VoiceLibrary
+    saved_voices: VoiceLibrary
     boot: Callable[[], Result]
     transcriber: Transcriber | None = None
     new_store: Callable[[S3Settings], Store] | None = None

@@ -10,26 +10,26 @@ from f5_worker.jobs import Result, Runtime
 
 
 def create(run: Runtime, asked: request.VoicesCreate) -> Result:
-    run.library.check_new(asked.voice, overwrite=asked.overwrite)  # before a recording is fetched and transcribed
+    run.saved_voices.check_new(asked.voice, overwrite=asked.overwrite)  # before a recording is fetched and transcribed
     original = casting.recording(run, asked.ref_audio)
     voice = casting.prepare(run, original, asked.ref_text, asked.language)
-    return run.library.create(asked.voice, voice, original, overwrite=asked.overwrite, notes=_notes(asked))
+    return run.saved_voices.create(asked.voice, voice, original, overwrite=asked.overwrite, notes=_notes(asked))
 
 
 def get(run: Runtime, asked: request.VoicesGet) -> Result:
-    return run.library.read(asked.voice) | run.library.link(asked.voice, asked.url_expires_in or run.settings.url_expires_s)
+    return run.saved_voices.read(asked.voice) | run.saved_voices.link(asked.voice, asked.url_expires_in or run.settings.url_expires_s)
 
 
 def list_all(run: Runtime, _asked: request.VoicesList) -> Result:
-    return {"voices": run.library.list()}
+    return {"voices": run.saved_voices.list()}
 
 
 def update(run: Runtime, asked: request.VoicesUpdate) -> Result:
-    return run.library.update(asked.voice, {"text": asked.ref_text, **_notes(asked)})
+    return run.saved_voices.update(asked.voice, {"text": asked.ref_text, **_notes(asked)})
 
 
 def delete(run: Runtime, asked: request.VoicesDelete) -> Result:
-    run.library.delete(asked.voice)
+    run.saved_voices.delete(asked.voice)
     return {"id": asked.voice, "deleted": True}
 
 
