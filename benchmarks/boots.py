@@ -17,7 +17,7 @@ from typing import Any
 
 from f5_worker.manifest import ModelSpec, load_models
 from f5_worker.report import process_start_unix_s
-from tests.worker_process import worker_process
+from tests.worker_process import until, worker_process
 
 READY = b"boot.ready"
 BOOT_TIMEOUT_S = 300
@@ -45,18 +45,10 @@ def boot_worker(models_file: Path, folder: Path, env: Mapping[str, str]) -> dict
             if READY in line or time.monotonic() > deadline:
                 break
         path = folder / "cache" / ".f5-worker" / "boot-report.json"
-        wait_until(path.exists, 10, lambda: b"".join(log).decode(errors="replace")[-2000:])
+        until(path.exists, 10, lambda: b"".join(log).decode(errors="replace")[-2000:])
         report = json.loads(path.read_text())
         report["cpu_s"] = cpu_seconds(worker.pid)
     return report
-
-
-def wait_until(condition: Any, timeout_s: float, explain: Any) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"it never came: {explain()}")
-        time.sleep(0.02)
 
 
 def cpu_seconds(pid: int) -> float:

@@ -9,12 +9,54 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar, TypeVar
 
 ROOT = Path(__file__).parent.parent
+POLL_S = 0.02
+T = TypeVar("T")
+
+
+def until(found: Callable[[], T], timeout_s: float, explain: Callable[[], str]) -> T:
+    """What `found` gives once it is true. Raises AssertionError, with the explanation, when that takes longer."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := found()):
+        assert time.monotonic() < deadline, f"nothing after {timeout_s} s:\n{explain()}"
+        time.sleep(POLL_S)
+    return value
+
+
+@dataclass
+class Started:
+    """A program that was started; what it writes goes to `output`."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+    ready_s: ClassVar[float] = 90  # torch is imported on 2 cores that others use as well
+
+    def log(self) -> str:
+        return self.output.read_text(encoding="utf-8", errors="replace")
+
+    def until(self, found: Callable[[], T], *, timeout_s: float | None = None) -> T:
+        """What `found` gives once it is true; fails with the log, at once when the program ends before that."""
+
+        def found_alive() -> T:
+            value = found()
+            assert value or self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.log()}"
+            return value
+
+        return until(found_alive, timeout_s or self.ready_s, self.log)
+
+    def ended(self, timeout_s: float | None = None) -> int:
+        """The exit code."""
+        try:
+            return self.process.wait(timeout_s or self.ready_s)
+        except subprocess.TimeoutExpired as exc:
+            raise AssertionError(f"still running after {exc.timeout} s:\n{self.log()}") from None
 
 
 def container_command() -> list[str]:

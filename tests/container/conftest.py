@@ -10,13 +10,12 @@ import json
 import os
 import signal
 import subprocess
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -24,42 +23,20 @@ from tests.container import image
 from tests.fakes.hub_server import HubServer, hub_server
 from tests.fakes.seaweed import Seaweed, seaweed
 from tests.fakes.tiny_model import write_tiny_model
+from tests.worker_process import Started
 
 collect_ignore_glob = [] if os.environ.get("TEST_IMAGE") else ["test_image*.py"]
 
-READY_S = 120
 MODELS_FILE = "/models/models.json"  # in the container
-T = TypeVar("T")
 
 
 @dataclass
-class Container:
-    """One started container; what it writes goes to `output`."""
+class Container(Started):
+    """One started container."""
 
     name: str
-    process: subprocess.Popen[bytes]
-    output: Path
     engine: Engine
-
-    def log(self) -> str:
-        return self.output.read_text(encoding="utf-8", errors="replace")
-
-    def until(self, found: Callable[[], T], *, timeout_s: float = READY_S) -> T:
-        """What `found` gives once it is true; fails with the log when the container ends before that."""
-        deadline = time.monotonic() + timeout_s
-        while not (value := found()):
-            if self.process.poll() is not None:
-                pytest.fail(f"the container ended with {self.process.returncode}:\n{self.log()}")
-            if time.monotonic() > deadline:
-                pytest.fail(f"nothing after {timeout_s} s:\n{self.log()}")
-            time.sleep(0.1)
-        return value
-
-    def ended(self, timeout_s: float = READY_S) -> int:
-        try:
-            return self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            pytest.fail(f"still running after {timeout_s} s:\n{self.log()}")
+    ready_s: ClassVar[float] = 120
 
     def terminate(self) -> None:
         self.engine.do("kill", "--signal", "TERM", self.name)
@@ -79,7 +56,9 @@ class Engine:
     started: list[Container] = field(default_factory=list)
 
     def do(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run([self.program, *arguments], env=self.env, capture_output=True, text=True, check=False, timeout=READY_S)
+        done = subprocess.run(
+            [self.program, *arguments], env=self.env, capture_output=True, text=True, check=False, timeout=Container.ready_s
+        )
         if check and done.returncode:
             pytest.fail(f"{self.program} {' '.join(arguments)} ended with {done.returncode}: {done.stderr}")
         return done
@@ -100,7 +79,7 @@ class Engine:
         command = [self.program, "run", "--rm", "--name", name, "--no-healthcheck", "--network=host", *variables, *options, image.tag()]
         with output.open("wb") as log:
             process = subprocess.Popen(command, env=self.env, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        container = Container(name, process, output, self)
+        container = Container(process, output, name, self)
         self.started.append(container)
         return container
 

@@ -7,13 +7,12 @@ import json
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import pytest
 
@@ -21,43 +20,17 @@ from tests.fakes.hub_server import HubServer, hub_server
 from tests.fakes.seaweed import Seaweed, seaweed
 from tests.fakes.tiny_model import write_tiny_model
 from tests.fakes.tiny_whisper import write_tiny_whisper
-from tests.worker_process import ROOT, base_env, kill_group, worker_process
-
-READY_S = 90  # torch is imported on 2 cores that others use as well
-T = TypeVar("T")
+from tests.worker_process import ROOT, Started, base_env, kill_group, worker_process
 
 
 @dataclass
-class Worker:
+class Worker(Started):
     """One started worker."""
 
-    process: subprocess.Popen[bytes]
     cache_dir: Path
-    output: Path
-
-    def log(self) -> str:
-        return self.output.read_text(encoding="utf-8", errors="replace")
-
-    def until(self, found: Callable[[], T], *, timeout_s: float = READY_S) -> T:
-        """What `found` gives once it is true; fails at once, with the worker's log, when the worker ends before that."""
-        deadline = time.monotonic() + timeout_s
-        while not (value := found()):
-            if self.process.poll() is not None:
-                pytest.fail(f"the worker ended with {self.process.returncode}:\n{self.log()}")
-            if time.monotonic() > deadline:
-                pytest.fail(f"nothing after {timeout_s} s:\n{self.log()}")
-            time.sleep(0.05)
-        return value
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-
-    def ended(self, timeout_s: float = READY_S) -> int:
-        """The exit code."""
-        try:
-            return self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            pytest.fail(f"still running after {timeout_s} s:\n{self.log()}")
 
     def boot_report(self) -> dict[str, Any]:
         return json.loads((self.cache_dir / ".f5-worker" / "boot-report.json").read_text())
@@ -93,7 +66,7 @@ class Surroundings:
                 handler_process(full, log, arguments) if alone else worker_process(full, home=self.folder, arguments=arguments, stdout=log)
             )
             process = self.stack.enter_context(started)
-        return Worker(process, cache_dir, output)
+        return Worker(process, output, cache_dir)
 
 
 @contextmanager

@@ -7,16 +7,15 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from f5_worker.manifest import load_models, manifest_key
-from tests.worker_process import ROOT, kill_group, killed_after
+from tests.worker_process import ROOT, kill_group, killed_after, until
 
 DEMO_S = 240
 BOOTING_S = 90
@@ -52,13 +51,6 @@ def processes_of(out: Path) -> dict[int, str]:
     return found
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float, what: Callable[[], str]) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
-
-
 def test_the_demo_boots_twice_and_the_second_boot_comes_from_the_bucket_alone(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with demo(out) as process:
@@ -88,7 +80,7 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, number: signal.Si
         def log() -> str:
             return (out / "demo.log").read_text(errors="replace")
 
-        wait_until(lambda: " first | " in log() or process.poll() is not None, BOOTING_S, log)
+        until(lambda: " first | " in log() or process.poll() is not None, BOOTING_S, log)
         running = processes_of(out).values()
         assert any("weed server" in command for command in running), running
         assert any("handler.py" in command or "model_cache_init.py" in command for command in running), running

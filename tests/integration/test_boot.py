@@ -10,9 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -23,17 +22,7 @@ from f5_worker.errors import WeightsUnavailable
 from f5_worker.placement import choose
 from f5_worker.report import Timeline, process_start_unix_s
 from tests.integration.conftest import FILES, World, assert_whole
-from tests.worker_process import ROOT
-
-T = TypeVar("T")
-
-
-def until(found: Callable[[], T]) -> T:
-    """What a condition gives once it holds; fails after 30 s."""
-    ends = time.monotonic() + 30
-    while not (value := found()):
-        assert time.monotonic() < ends, "the condition did not come true"
-    return value
+from tests.worker_process import ROOT, until
 
 
 def start(world: World) -> dict[str, str]:
@@ -150,9 +139,10 @@ def test_a_signal_that_comes_before_the_handler_listens_ends_pid_1_all_the_same(
     }
     command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-u", str(ROOT / "model_cache_init.py")]
     outside = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    pid = until(lambda: Path(f"/proc/{outside.pid}/task/{outside.pid}/children").read_text().split())[0]
-    until(lambda: b"model_cache_init" in Path(f"/proc/{pid}/cmdline").read_bytes())
-    until(lambda: int(re.search(r"SigBlk:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())[1], 16) >> (signal.SIGTERM - 1) & 1)
+    seen = partial(until, timeout_s=30, explain=lambda: "the boot did not come so far")
+    pid = seen(lambda: Path(f"/proc/{outside.pid}/task/{outside.pid}/children").read_text().split())[0]
+    seen(lambda: b"model_cache_init" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    seen(lambda: int(re.search(r"SigBlk:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())[1], 16) >> (signal.SIGTERM - 1) & 1)
     os.kill(int(pid), signal.SIGTERM)
     _, said = outside.communicate(timeout=60)
     assert outside.returncode == 128 + signal.SIGTERM, said
