@@ -13,7 +13,7 @@ from f5_worker.errors import StoreCorrupt, WorkerError
 from f5_worker.http_range import Answer, Target
 from f5_worker.part_file import PartFile
 
-SLICE_BYTES = 256 * 1024  # received and written while it is in the CPU's second-level cache; 1 MB doubles the CPU seconds
+SLICE_BYTES = 252 * 1024  # fits the CPU's second-level cache; 256 would be written into large folios (docs/decisions/0015)
 _DISK_SLICE_BYTES = 4 * 1024 * 1024
 
 
