@@ -26,6 +26,7 @@ from f5_worker.report import Phase, Timeline, process_start_unix_s
 from f5_worker.restore import RestoreReport
 from f5_worker.service import Service
 from f5_worker.settings import S3Settings, Settings
+from f5_worker.stand_ins import StandIn, standing_in
 from f5_worker.store import Store
 from f5_worker.transcribe import Transcriber, WeightsOnDemand
 from s3_utils import S3Store
@@ -119,15 +120,11 @@ def serve(settings: Settings) -> None:
 def import_sdk() -> ModuleType:
     """RunPod's SDK. It reads the environment and calls logging.basicConfig when it is imported."""
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")  # its default, DEBUG, writes whole results into the log
-    # For the name of the processor in its debugger's output the SDK calls py-cpuinfo at import, which runs programs for 1.1 s.
-    stand_in = ModuleType("cpuinfo")
-    stand_in.get_cpu_info = lambda: {"brand_raw": processor_name()}  # type: ignore[attr-defined]
-    is_ours = sys.modules.setdefault("cpuinfo", stand_in) is stand_in
-    try:
-        import runpod  # noqa: PLC0415 - 0.5 s, and only after the lines above
-    finally:
-        if is_ours:
-            del sys.modules["cpuinfo"]
+    # At import the SDK asks py-cpuinfo for the name of the processor, which runs programs for 1.1 s; paramiko is for its command line.
+    cpuinfo = ModuleType("cpuinfo")
+    cpuinfo.get_cpu_info = lambda: {"brand_raw": processor_name()}  # type: ignore[attr-defined]
+    with standing_in({"cpuinfo": cpuinfo, "paramiko": StandIn("paramiko")}):
+        import runpod  # noqa: PLC0415 - 0.3 s, and only after the lines above
     sdk: ModuleType = runpod
     return sdk
 

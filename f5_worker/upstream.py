@@ -4,7 +4,6 @@
 `vocos.__init__` imports encodec and huggingface_hub; none of these is installed or wanted here, and einx, scipy and
 pypinyin cost seconds that most jobs never use (docs/decisions/0003-lean-imports.md). For the moment of the import, package
 `__init__` files are passed over and unused names are bound to stand-ins that import the real thing when they are called.
-Nothing of this stays in `sys.modules` afterwards, and no installed file is changed.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+
+from f5_worker.stand_ins import StandIn, standing_in
 
 # Bound by upstream at import and never called by synthesis, except pypinyin for Chinese text. einops._torch_specific registers
 # einops with torch.compile, which is not used here, and pulls torch._dynamo for it: 1.3 s.
@@ -50,7 +49,8 @@ def load() -> Upstream:
     global _loaded  # noqa: PLW0603 - imported modules are global state anyway
     with _lock:
         if _loaded is None:
-            with _lean_imports():
+            bare = {name: _bare_package(name) for name in _BARE if name not in sys.modules}
+            with standing_in({name: StandIn(name) for name in _DEFERRED} | bare):
                 _loaded = _import()
         return _loaded
 
@@ -69,20 +69,6 @@ def _import() -> Upstream:
     )
 
 
-@contextmanager
-def _lean_imports() -> Iterator[None]:
-    """Replace packages in `sys.modules` while upstream is imported; those already imported for real are left alone."""
-    fakes: dict[str, ModuleType] = {name: _StandIn(name) for name in _DEFERRED if name not in sys.modules}
-    fakes |= {name: _bare_package(name) for name in _BARE if name not in sys.modules}
-    sys.modules.update(fakes)
-    try:
-        yield
-    finally:
-        for name, fake in fakes.items():
-            if sys.modules.get(name) is fake:
-                del sys.modules[name]
-
-
 def _bare_package(name: str) -> ModuleType:
     """A package that finds its submodules but has not run its `__init__`."""
     parent, _, child = name.rpartition(".")
@@ -93,29 +79,3 @@ def _bare_package(name: str) -> ModuleType:
     package = ModuleType(name)
     package.__path__ = [f"{where}/{child}" if parent else where for where in spec.submodule_search_locations]
     return package
-
-
-class _StandIn(ModuleType):
-    """A module whose every public attribute is imported from the real module when it is used."""
-
-    def __getattr__(self, name: str) -> _Deferred:
-        if name.startswith("__"):  # the import system asks for __path__, __spec__ and the like
-            raise AttributeError(name)
-        return _Deferred(self.__name__, name)
-
-
-class _Deferred:
-    """One attribute of a module that is imported at the first call or attribute access."""
-
-    def __init__(self, module: str, name: str) -> None:
-        self._where = (module, name)
-
-    def _real(self) -> Any:
-        module, name = self._where
-        return getattr(importlib.import_module(module), name)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._real()(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real(), name)
