@@ -17,9 +17,10 @@ from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from f5_worker import boot, channel, fitness, local, logs, report, wheels
+from f5_worker.ahead import importing, prepare_when_idle
 from f5_worker.cache import HubCache
 from f5_worker.errors import CacheError, RequestError, SettingsError, WorkerError
-from f5_worker.jobs import Channel
+from f5_worker.jobs import Channel, gpu_slot
 from f5_worker.manifest import ModelSpec, load_model, load_transcriber
 from f5_worker.publish import Publisher
 from f5_worker.report import Phase, Timeline, process_start_unix_s
@@ -28,6 +29,7 @@ from f5_worker.service import Service
 from f5_worker.settings import S3Settings, Settings
 from f5_worker.stand_ins import StandIn, standing_in
 from f5_worker.store import Store
+from f5_worker.telemetry import Traces
 from f5_worker.transcribe import Transcriber, WeightsOnDemand
 from s3_utils import S3Store
 
@@ -47,7 +49,7 @@ def main() -> int:
     """Serve until the platform stops the process; the exit code."""
     signal.signal(signal.SIGTERM, _stop)  # the SDK sets its own when it starts
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked by the boot
-    logs.set_up()
+    logs.set_up(as_json=bool(os.environ.get("RUNPOD_ENDPOINT_ID")))
     try:
         local.check_arguments(sys.argv)
         serve(Settings.from_env(os.environ))
@@ -75,7 +77,7 @@ def serve(settings: Settings) -> None:
 
     # The imports need no file: the boot's child fetches the weights meanwhile.
     with timeline.phase("import runpod", lane="handler"):
-        sdk = import_sdk()
+        sdk = import_sdk(settings.sdk_log_level)
     logs.set_up_for(settings, os.environ)
     with timeline.phase("check GPU", lane="handler"):
         fitness.check(settings)
@@ -88,38 +90,45 @@ def serve(settings: Settings) -> None:
     with timeline.phase("build model", lane="handler"):
         backend = choose_backend(settings.flash_attn)
         engine = Engine.build(spec, backend)
-    with timeline.phase("wait for weights", lane="handler"):
+    slot = gpu_slot()
+    with timeline.phase("wait for weights", lane="handler"), importing(slot):
         restored = boot.join(spec.files, settings, cache_store, os.environ, timeline=timeline)
     with timeline.phase("load model", lane="handler"):
         engine.load(restored.paths)
     with timeline.phase("warm up", lane="handler"):
-        engine.warm_up()
+        slot.submit(engine.warm_up).result()
 
     booted = boot_report(spec, engine, [*restored.phases, *wheel.phases], restored, timeline)
     keep(booted, restored)
+    traces = Traces(settings, os.environ)
+    traces.boot(booted)
     on_demand = WeightsOnDemand(settings, cache_store, ask_hub=ask_hub)
+    store = job_store(settings.s3) if settings.s3 else None
     service = Service(
         engine,
         settings,
-        job_store(settings.s3) if settings.s3 else None,
+        store,
         boot=lambda: booted,
         transcriber=Transcriber(of_speech, on_demand.restore, backend),
         new_store=callers_store,
         open_channel=channel_opener() if serves_the_queue(sys.argv, os.environ) else None,
+        slot=slot,
     )
     one_job = runs_one_job(sys.argv, os.environ)
-    handle = local.readable(service.handle) if one_job else service.handle
+    handle = traces.of_jobs(local.readable(service.handle) if one_job else service.handle)
     publisher = Publisher(cache_store, settings, spec.files, restored).start() if cache_store else None
+    prepare_when_idle(slot, *([store.opened] if store else []))
     try:
         sdk.serverless.start({"handler": handle, "concurrency_modifier": lambda _current: CONCURRENCY})
     finally:  # also on SystemExit, by which the SDK ends a local run
         on_demand.stop()
         end(publisher, wait=one_job)
+        traces.stop()
 
 
-def import_sdk() -> ModuleType:
+def import_sdk(log_level: str = "INFO") -> ModuleType:
     """RunPod's SDK. It reads the environment and calls logging.basicConfig when it is imported."""
-    os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")  # its default, DEBUG, writes whole results into the log
+    os.environ["RUNPOD_LOG_LEVEL"] = log_level  # its default, DEBUG, writes whole results into the log
     # At import the SDK asks py-cpuinfo for the name of the processor, which runs programs for 1.1 s; paramiko is for its command line.
     cpuinfo = ModuleType("cpuinfo")
     cpuinfo.get_cpu_info = lambda: {"brand_raw": processor_name()}  # type: ignore[attr-defined]

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> NoReturn:
     # The kernel drops a signal that PID 1 does not listen to: it waits until the handler does, also across the exec.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     env = dict(os.environ)
-    logs.set_up()
+    logs.set_up(as_json=bool(os.environ.get("RUNPOD_ENDPOINT_ID")))
     try:
         settings = Settings.from_env(env)
         logs.set_up_for(settings, env)

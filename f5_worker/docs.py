@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from f5_worker import deprecated, errors, settings_docs
+from f5_worker import deprecated, endpoint_errors, errors, settings_docs
 from f5_worker.fields import Model, ReferenceAudio, S3Config, VoiceSource
 from f5_worker.request import ACTIONS, Segment
 
@@ -56,6 +56,8 @@ Audio over `MAX_INLINE_BYTES` never travels inline; with `inline` and a bucket i
 `stream_format` `audio` sends `{"index": 0, "audio": "<base64>"}` over `/stream`, `events` the same with `"type": "speech.audio.delta"` and
 at the end `{"type": "speech.audio.done", "index": …, "parts": …, "size_bytes": …, "sha256": "…"}`. The result comes as without a stream,
 with `stream`: `parts`, `size_bytes` and `sha256` of the whole stream.
+A part comes with each chunk of the text. A text that takes more than one pass of the model, some 15 s of speech, begins with a short chunk,
+with and without a stream: with a `seed` the same job has the same pcm both ways.
 
 ## The results of the other actions
 
@@ -85,7 +87,7 @@ RunPod hands a call of `https://api.runpod.ai/v2/<endpoint id>/openai/v1/…` to
 
 | route | what is done |
 |---|---|
-| `/v1/audio/speech` | `speech`; the defaults are `mp3` and `inline`; further fields of the job API may stand beside OpenAI's |
+| `/v1/audio/speech` | `speech`; defaults: `mp3`, `inline` (`auto` with `s3Config`); other fields of the job API may stand beside OpenAI's |
 | `/v1/models`, `/v1/models/<id>` | `models.list` |
 | `/v1/audio/voices`, `/v1/audio/voices/<id>` | `voices.list`, `voices.get`; with a body `voices.create`, whose fields are those above |
 
@@ -222,7 +224,7 @@ def _errors() -> str:
 
 def _kinds(base: type[errors.WorkerError]) -> Iterator[type[errors.WorkerError]]:
     for kind in base.__subclasses__():
-        if kind.__module__ == errors.__name__:
+        if kind.__module__ in {errors.__name__, endpoint_errors.__name__}:
             yield kind
             yield from _kinds(kind)
 

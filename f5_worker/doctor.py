@@ -1,7 +1,7 @@
 """`python -m f5_worker doctor`: everything that keeps a worker from a fast cold start, tried for real, each with its remedy.
 
-Exit codes: 0 nothing failed (warnings may be there), 1 something must be mended, 2 the settings are wrong. The bucket is left as it
-was: scratch objects are deleted, also on Ctrl-C. At most 0.5 GB are read from it in 15 s.
+Exit codes: 0 nothing failed (warnings may be there), 1 something must be mended, 2 the settings are wrong, 130 Ctrl-C. The bucket is left
+as it was: scratch objects are deleted, also on Ctrl-C. At most 0.5 GB are read from it in 15 s.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from f5_worker.finding import Finding, failed, skipped, warning
 from f5_worker.manifest import ModelSpec, load_model
 from f5_worker.settings import MEANING, S3Settings, Settings
 
-EXIT_FAILED, EXIT_SETTINGS = 1, 2
+EXIT_FAILED, EXIT_SETTINGS, EXIT_INTERRUPTED = 1, 2, 130
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
 _LOOKS_MEANT = 0.78  # likeness of a variable's name to one that is read: S3_BUCKET_NAME, AWS_ENDPOINT
 
@@ -48,8 +48,13 @@ def command(
     """Check settings, bucket, line, disk, GPU and hub; say what to mend. Exit code 0: nothing failed, 1: something did, 2: settings."""
     signal.signal(signal.SIGTERM, _stop)
     prices = Prices(usd_per_hour, usd_per_gb, usd_per_1000_gets)
-    with Console(stderr=True).status("looking") as status:
-        findings = examine(os.environ, context.obj, prices, on_finding=lambda f: status.update(f"{f.check}: {f.state}"))
+    console = Console(stderr=True)
+    try:
+        with console.status("looking") as status:
+            findings = examine(os.environ, context.obj, prices, on_finding=lambda f: status.update(f"{f.check}: {f.state}"))
+    except KeyboardInterrupt:
+        console.print("stopped; the scratch objects were deleted where the key may", markup=False)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     code = exit_code(findings)
     if as_json:
         sys.stdout.write(json.dumps({"exit_code": code, "findings": [asdict(f) for f in findings]}, indent=1) + "\n")

@@ -137,10 +137,8 @@ def _secured(sock: socket.socket, target: Target, ca_file: Path | None, where: s
         raise Unreachable("endpoint_silent", f"{where} connects and says nothing") from exc
     except ssl.SSLError as exc:
         raise Unreachable("endpoint_tls", f"{where}: {exc.reason or 'TLS failed'}") from exc
-    except OSError as exc:  # AWS_CA_BUNDLE cannot be read, or the connection was reset
-        file_is_bad = ca_file is not None and exc.filename is None and not ca_file.is_file()
-        seen = f"AWS_CA_BUNDLE={ca_file} cannot be read" if file_is_bad else f"{where} breaks the TLS handshake off"
-        raise Unreachable("endpoint_certificate" if file_is_bad else "endpoint_broken", seen) from exc
+    except OSError as exc:
+        raise Unreachable("endpoint_broken", f"{where} breaks the TLS handshake off") from exc
 
 
 def _tag(name: bytes, body: bytes) -> str:

@@ -17,14 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
-from f5_worker.errors import (
-    EndpointError,
-    EndpointNotFound,
-    EndpointUnauthorized,
-    EndpointUnhealthy,
-    EndpointUnreachable,
-    SettingsError,
-)
+from f5_worker.endpoint_errors import EndpointError, EndpointNotFound, EndpointUnauthorized, EndpointUnhealthy, EndpointUnreachable
+from f5_worker.errors import SettingsError
 
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
 IN_FLIGHT = 32  # jobs that wait or run at once: enough for the platform to start workers by, few enough to ask after each
@@ -57,6 +51,7 @@ class RunpodEndpoint:
     """An endpoint by its id. The key is RUNPOD_API_KEY or that of `runpod config`; RUNPOD_ENDPOINT_BASE_URL is another platform."""
 
     def __init__(self, endpoint_id: str, *, trouble_s: float = TROUBLE_S) -> None:
+        os.environ["RUNPOD_LOG_LEVEL"] = "ERROR"  # read at import, where a value that the SDK does not know is a traceback
         import runpod  # noqa: PLC0415 - 1.5 s that only those pay who talk to an endpoint
         from requests.adapters import HTTPAdapter  # noqa: PLC0415
 
@@ -85,10 +80,9 @@ class RunpodEndpoint:
         with _translated(self.name):
             self._jobs[job_id].cancel()
 
-    def stream(self, job_id: str) -> list[Any]:
-        """The parts of a streamed job, once it has ended."""
-        with _translated(self.name):
-            return list(self._jobs[job_id].stream())
+    def parts(self, job_id: str) -> list[Any]:
+        """The parts of a streamed job that have come since the last call."""
+        return self._asked(lambda: [part["output"] for part in self._http.get(f"{self.name}/stream/{job_id}")["stream"]])
 
     def workers(self) -> dict[str, int]:
         """How many workers are in which state, as /health tells it."""

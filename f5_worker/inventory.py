@@ -9,13 +9,26 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from f5_worker.errors import StoreCorrupt, StoreNotFound
-from f5_worker.manifest import MANIFEST_MAX_BYTES, PinnedFile, by_commit, manifest_key, parse_manifest
+from f5_worker.manifest import MANIFEST_MAX_BYTES, PinnedFile, by_commit, load_model, load_transcriber, manifest_key, parse_manifest
 from f5_worker.publish import PENDING_UPLOAD_STALE_S
+from f5_worker.settings import Settings
 from f5_worker.store import ObjectInfo, Store, Upload
 from f5_worker.wheels import pinned_names
 
 GC_AGE = timedelta(days=7)  # younger objects may belong to a publisher that is still at work
 MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a `cache` command is about."""
+
+    name: str
+    files: Sequence[PinnedFile]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(f.size_bytes for f in self.files)
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,15 @@ class Garbage:
 
     objects: list[ObjectInfo]
     uploads: list[Upload]
+
+
+def weights(settings: Settings, *, transcriber: bool) -> Weights:
+    """Those of the model that is served, and of speech recognition. Raises SettingsError as manifest.load_model does."""
+    model = load_model(settings.model, settings.models_file)
+    if not transcriber:
+        return Weights(model.name, model.files)
+    recogniser = load_transcriber(settings.models_file)
+    return Weights(f"{model.name} and {recogniser.name}", (*model.files, *recogniser.files))
 
 
 def file_states(store: Store, prefix: str, files: Iterable[PinnedFile]) -> list[FileState]:

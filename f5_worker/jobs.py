@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 from f5_worker.guard import GuardedStore
 from f5_worker.reference import VoiceCache
@@ -72,6 +73,15 @@ class Job:
             self.timings_ms[phase] = self.timings_ms.get(phase, 0) + round((time.monotonic() - start) * 1000)
 
 
+def gpu_slot() -> ThreadPoolExecutor:
+    """One thread that computes.
+
+    It is a thread and not a semaphore, so it is free exactly when what it computes has ended: a cancelled job goes on for up to one step of
+    the solver. And what CUDA and OpenMP set up for a thread is there for every job.
+    """
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpu")
+
+
 @dataclass
 class Runtime:
     """What jobs are served with.
@@ -80,6 +90,7 @@ class Runtime:
         new_store: Makes a store for a bucket that a request brings along.
         open_channel: The platform's ear for a job, given as the platform gave it; None: there is no platform.
         served: Jobs that have spoken.
+        remembered: Held by the job that has an idempotency_key, by the key of its memo.
     """
 
     engine: Engine
@@ -91,10 +102,9 @@ class Runtime:
     new_store: Callable[[S3Settings], Store] | None = None
     open_channel: Callable[[Result], AbstractAsyncContextManager[Channel]] | None = None
     served: int = 0
+    remembered: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     prepared: VoiceCache = field(default_factory=lambda: VoiceCache(max_bytes=PREPARED_BYTES))
-    # The GPU slot. It is a thread and not a semaphore, so it is free exactly when the thread that computes has ended:
-    # a cancelled job's thread goes on for up to one step of the solver.
-    gpu: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpu"))
+    gpu: ThreadPoolExecutor = field(default_factory=gpu_slot)
 
     # The decoded recordings of many voices at once would not fit in memory.
     recordings: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MAX_RECORDINGS, thread_name_prefix="recording"))

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -43,10 +44,21 @@ def set_up_for(settings: Settings, env: Mapping[str, str]) -> None:
     """`set_up` as the settings ask for it, then the settings' warnings."""
     s3 = settings.s3
     secrets = (s3.secret_access_key, s3.access_key_id, s3.session_token) if s3 else ()
-    tokens = (env.get("RUNPOD_AI_API_KEY"), env.get("HF_TOKEN"))
-    set_up(level=settings.log_level, as_json=settings.log_json, secrets=(*secrets, *tokens))
+    tokens = (env.get(name) for name in ("RUNPOD_AI_API_KEY", "RUNPOD_API_KEY", "HF_TOKEN"))
+    headers = (pair.partition("=")[2].strip() for pair in env.get("OTEL_EXPORTER_OTLP_HEADERS", "").split(","))
+    set_up(level=settings.log_level, as_json=settings.log_json, secrets=(*secrets, *tokens, *headers))
+    if settings.log_json:
+        _log_what_nobody_caught()
     for warning in settings.warnings if "F5_RESTORE_PID" not in env else ():  # the boot has said them
         logging.getLogger(__name__).warning("settings.warning message=%r", warning)
+
+
+def _log_what_nobody_caught() -> None:
+    """Warnings and defects as lines like all others: the platform cannot file the lines of a bare traceback."""
+    log = logging.getLogger(__name__)
+    logging.captureWarnings(True)
+    sys.excepthook = lambda kind, error, trace: log.critical("process.failed", exc_info=(kind, error, trace))
+    threading.excepthook = lambda died: log.error("thread.failed name=%s", died.thread and died.thread.name, exc_info=died.exc_value)
 
 
 class _SafeFormatter(logging.Formatter):

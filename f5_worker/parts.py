@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from f5_worker.errors import JobFailed, RequestError
+from f5_worker.endpoint_errors import JobFailed
+from f5_worker.errors import RequestError
 
 PART_BYTES = 1_500  # some 100 s of speech: as FLAC it fits a result without a bucket, and several workers share a chapter
 LINE_PAUSE_S = 0.3  # between the lines of a dialogue

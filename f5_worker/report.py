@@ -5,6 +5,7 @@ Times are seconds since the start of the boot's first process, taken from one cl
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -13,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 EXEC_UNIX_S = "F5_EXEC_UNIX_S"  # when the boot became the handler
@@ -50,6 +53,7 @@ class Timeline:
         finally:
             phase.end_s = self.now_s()
             self.add(phase)
+            log.info("phase name=%r lane=%s seconds=%.3f", name, lane, phase.end_s - phase.start_s)
 
     def add(self, phase: Phase) -> None:
         with self._lock:

@@ -26,8 +26,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from f5_worker import parts as cutting
 from f5_worker import results
-from f5_worker.endpoint import Endpoint, LocalApi, RunpodEndpoint, Status, run
-from f5_worker.errors import EndpointError, EndpointOutdated, JobFailed, RequestError, SettingsError, WorkerError
+from f5_worker.endpoint import TROUBLE_S, Endpoint, LocalApi, RunpodEndpoint, Status, run
+from f5_worker.endpoint_errors import EndpointError, EndpointOutdated, JobFailed
+from f5_worker.errors import RequestError, SettingsError, WorkerError
 from f5_worker.parts import Part, PartsFolder
 
 EXIT_JOB, EXIT_OPTIONS, EXIT_ENDPOINT, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -64,7 +65,7 @@ def command(
         settings = {name: value for name, value in asked.items() if value is not None}
         output_format = _format(out, fmt)
         check_writable(out.parent)
-        seconds, warnings = speak(_endpoint(endpoint, local), parts, settings, out=out, fmt=output_format, console=console)
+        seconds, warnings = speak(chosen(endpoint, local), parts, settings, out=out, fmt=output_format, console=console)
         for warning in sorted(warnings):
             console.print(f"warning: {warning}", markup=False, highlight=False)
         sys.stdout.write(f"{out}: {seconds:.1f} s of audio\n")
@@ -186,10 +187,11 @@ def _read(file: Path) -> str:
         raise SettingsError(f"{file} is not UTF-8 text (byte {exc.start}): save it as UTF-8") from exc
 
 
-def _endpoint(endpoint: str | None, local: str | None) -> Endpoint:
+def chosen(endpoint: str | None, local: str | None, *, trouble_s: float = TROUBLE_S) -> Endpoint:
+    """The one of both that is given. Raises SettingsError, EndpointError."""
     if (endpoint is None) == (local is None):
         raise SettingsError("say who speaks: --endpoint with the id of an endpoint, or --local with the address of the local API")
-    return LocalApi(local) if local else RunpodEndpoint(endpoint or "")
+    return LocalApi(local) if local else RunpodEndpoint(endpoint or "", trouble_s=trouble_s)
 
 
 def _format(out: Path, fmt: str | None) -> str:

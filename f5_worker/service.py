@@ -11,6 +11,7 @@ import importlib.metadata
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ class Service:
         transcriber: Transcriber | None = None,
         new_store: Callable[[S3Settings], Store] | None = None,
         open_channel: Callable[[Result], AbstractAsyncContextManager[Channel]] | None = None,
+        slot: ThreadPoolExecutor | None = None,
     ) -> None:
         """Take the parts that jobs are served with.
 
@@ -51,11 +53,14 @@ class Service:
             boot: How this worker got its weights, for the action `health`.
             new_store: Makes a store for a bucket that a request brings along; None: such requests are refused.
             open_channel: The platform's ear for a job; None: no platform listens, the parts of a stream become part of the result.
+            slot: Where the engine was warmed up; None: a new one.
         """
         guarded = GuardedStore(store) if store else None
         self._run = Runtime(
             engine, settings, guarded, VoiceLibrary(guarded, settings), boot, transcriber, new_store=new_store, open_channel=open_channel
         )
+        if slot:
+            self._run.gpu = slot
         self._known = Worker(model=settings.model, s3_prefixes=(settings.voices_prefix, settings.output_prefix) if store else ())
 
     async def handle(self, job: Result) -> Result:
@@ -67,6 +72,10 @@ class Service:
         token = logs.job_id.set(running.id)
         try:
             return await self._settled(running, self._serve(running, job))
+        except asyncio.CancelledError:
+            running.cancelled.set()
+            log.info("job.end outcome=cancelled seconds=%.3f", time.monotonic() - running.started)
+            raise
         finally:
             logs.job_id.reset(token)
 
@@ -74,10 +83,6 @@ class Service:
         """What the work gives, or the payload of what it failed of."""
         try:
             result = await work
-        except asyncio.CancelledError:
-            job.cancelled.set()
-            log.info("job.end outcome=cancelled seconds=%.3f", time.monotonic() - job.started)
-            raise
         except WorkerError as error:
             return _failure(error)
         except Exception as error:  # noqa: BLE001 - the job boundary: whatever went wrong, the client gets one clear error
@@ -86,22 +91,23 @@ class Service:
 
     async def _serve(self, job: Job, given: Result) -> Result:
         asked = given.get("input")
+        s3_config = given.get("s3Config")  # RunPod's clients put it beside the input
         if isinstance(asked, dict) and "openai_route" in asked:
-            return await self._serve_openai(job, asked)
-        if isinstance(asked, dict) and given.get("s3Config") is not None:  # RunPod's clients put it beside the input
-            asked = {"s3Config": given["s3Config"]} | asked
+            return await self._serve_openai(job, asked, s3_config)
+        if isinstance(asked, dict) and s3_config is not None:
+            asked = {"s3Config": s3_config} | asked
         async with AsyncExitStack() as stack:
             if self._run.open_channel and job.id:
                 job.channel = await stack.enter_async_context(self._run.open_channel(given))
-            return await self._act(job, request.parse(asked, self._known))
+            return await self._act(job, await in_thread(request.parse, asked, self._known))
 
-    async def _serve_openai(self, job: Job, asked: Result) -> Result:
+    async def _serve_openai(self, job: Job, asked: Result, s3_config: object) -> Result:
         """The same actions; results and errors take OpenAI's shape."""
         route = asked["openai_route"]
 
         async def converted() -> Result:
-            to_act = openai_api.to_request(route, asked.get("openai_input"))
-            return await self._act(job, request.parse(to_act, self._known))
+            to_act = openai_api.to_request(route, asked.get("openai_input"), s3_config)
+            return await self._act(job, await in_thread(request.parse, to_act, self._known))
 
         result = await self._settled(job, converted())
         if "error" not in result:
@@ -113,13 +119,14 @@ class Service:
             case request.Speech():
                 return await speak(self._run, job, asked)
             case request.Batch():
-                return await self._batch(job, asked)
+                result = await self._batch(job, asked)
             case request.Transcribe():
-                return await _transcribe(self._run, job, asked)
+                result = await _transcribe(self._run, job, asked)
             case request.VoicesCreate():
                 result = await self._run.on_recording(library.create, self._run, asked)
             case _:
                 result = await in_thread(_WITHOUT_MODEL[type(asked)], self._run, asked)
+        log.info("job.end outcome=done action=%s seconds=%.3f", asked.action, time.monotonic() - job.started)
         if asked.warnings:
             result["warnings"] = [*coded(list(asked.warnings)), *result.get("warnings", [])]
         return result
@@ -127,7 +134,7 @@ class Service:
     async def _batch(self, job: Job, asked: request.Batch) -> Result:
         """One after the other; what fails is told in its place and does not stop the others."""
         results = []
-        for index, item in enumerate(request.each(asked, self._known)):
+        for index, item in enumerate(await in_thread(request.each, asked, self._known)):
             one = Job(f"{job.id}-{index}", job.room, cancelled=job.cancelled)
             settled = await self._settled(one, _speak_or_raise(self._run, one, item))
             job.worn_out |= settled.pop("refresh_worker", False)

@@ -61,6 +61,9 @@ MEANING = {
     "ALLOW_LOOPBACK_URLS": "`true`, for tests on one machine: URLs in requests may be http and lead to this machine."
     " Never set it where others send jobs.",
     "LOG_LEVEL": "Least severe level that is logged.",
+    "RUNPOD_LOG_LEVEL": "The same for the RunPod SDK's own lines. `DEBUG` and `TRACE`, which hold whole results, count as `INFO`.",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "Where OpenTelemetry traces go, over OTLP/HTTP; the exporter reads the other `OTEL_` variables."
+    " Unset: none are made.",
     "RUNPOD_ENDPOINT_ID": "Set by RunPod: logs are JSON lines then.",
     "RUNPOD_GPU_COUNT": "Set by RunPod: above 0, a worker whose GPU does not work ends at once instead of serving from the CPU.",
     "RUNPOD_SKIP_GPU_CHECK": "`true`: neither this worker nor RunPod's SDK looks whether the GPU works.",
@@ -104,6 +107,8 @@ class Settings:
     loopback_urls: bool = False  # clients' URLs may point to this machine
     log_level: str = "INFO"
     log_json: bool = False
+    sdk_log_level: str = "INFO"
+    otlp_endpoint: str = ""  # empty: no traces
     gpu_expected: bool | None = None  # True: the platform says so; False: nobody is to look; None: where there is a device
     warnings: tuple[str, ...] = ()  # for the log: settings that work but are likely not meant
 
@@ -132,12 +137,14 @@ class Settings:
             default_voice=reader.text("DEFAULT_VOICE", "default"),
             url_expires_s=int(reader.number("URL_EXPIRES_S", 86_400, 60, 604_800)),  # SigV4 allows at most 7 days
             max_inline_bytes=int(reader.number("MAX_INLINE_BYTES", DEFAULT_MAX_INLINE_BYTES, 0, 14_000_000)),
-            ca_file=reader.path("AWS_CA_BUNDLE"),
+            ca_file=reader.ca_file(),
             restore_deadline_s=reader.number("RESTORE_DEADLINE_S", 300, 1, 3_600),
             publish_jitter_s=reader.number("PUBLISH_JITTER_S", 5, 0, 600),
             loopback_urls=reader.flag("ALLOW_LOOPBACK_URLS", default=False),
             log_level=reader.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
             log_json=bool(reader.text("RUNPOD_ENDPOINT_ID", "")),
+            sdk_log_level=reader.sdk_log_level(),
+            otlp_endpoint=reader.url("OTEL_EXPORTER_OTLP_ENDPOINT"),
             gpu_expected=reader.gpu_expected(),
             warnings=tuple(reader.warnings),
         )
@@ -202,6 +209,26 @@ class _Reader:
             return default
         return number
 
+    def ca_file(self) -> Path | None:
+        path = self.path("AWS_CA_BUNDLE")
+        if path is None or not path.is_absolute():
+            return None
+        import ssl  # noqa: PLC0415 - 20 ms that only those pay who set it
+
+        try:
+            ssl.create_default_context(cafile=str(path))
+        except OSError as exc:  # ssl.SSLError as well
+            why = "holds no certificate in PEM" if isinstance(exc, ssl.SSLError) else (exc.strerror or type(exc).__name__).lower()
+            self.problems.append(f"AWS_CA_BUNDLE must be a file of certificates, {str(path)!r}: {why}")
+        return path
+
+    def sdk_log_level(self) -> str:
+        level = self.choice("RUNPOD_LOG_LEVEL", "INFO", ("NOTSET", "TRACE", "DEBUG", "INFO", "WARN", "ERROR"))
+        if level not in {"TRACE", "DEBUG"}:
+            return level
+        self.warnings.append(f"RUNPOD_LOG_LEVEL={level} would put whole results into the log: INFO is used")
+        return "INFO"
+
     def gpu_expected(self) -> bool | None:
         count = self.text("RUNPOD_GPU_COUNT", "")
         if self.flag("RUNPOD_SKIP_GPU_CHECK", default=False):
@@ -211,7 +238,7 @@ class _Reader:
     def s3(self) -> S3Settings | None:
         bucket = self.text("S3_BUCKET", "")
         key_id, secret = self.text("AWS_ACCESS_KEY_ID", ""), self.text("AWS_SECRET_ACCESS_KEY", "")
-        endpoint = self._endpoint()
+        endpoint = self.url("AWS_ENDPOINT_URL")
         if not bucket:
             if key_id or secret or endpoint:
                 self.warnings.append("S3_BUCKET is not set: the S3 credentials are not used, nothing is cached or uploaded")
@@ -238,19 +265,19 @@ class _Reader:
             path_style=self.choice("S3_ADDRESSING_STYLE", "path" if endpoint else "virtual", ("path", "virtual")) == "path",
         )
 
-    def _endpoint(self) -> str:
-        endpoint = self.text("AWS_ENDPOINT_URL", "").rstrip("/")
-        if not endpoint:
+    def url(self, name: str) -> str:
+        url = self.text(name, "").rstrip("/")
+        if not url:
             return ""
         try:
-            parts = urlsplit(endpoint)
+            parts = urlsplit(url)
             good = parts.scheme in {"http", "https"} and parts.hostname and not (parts.username or parts.query) and parts.port != 0
             (parts.hostname or "").encode("idna")
         except ValueError:  # a port that is none, a host name with an empty label
             good = False
         if not good:
-            self.problems.append("AWS_ENDPOINT_URL must look like https://host[:port], without user, password or query")
-        return endpoint if good else ""
+            self.problems.append(f"{name} must look like https://host[:port], without user, password or query")
+        return url if good else ""
 
 
 def _b2_region(key_id: str) -> str:

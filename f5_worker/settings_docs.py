@@ -17,7 +17,6 @@ _ELSEWHERE = {
     "HF_HUB_ETAG_TIMEOUT": "Seconds that the hub may take to answer; the worker sets 5 where it is unset.",
     "HF_HUB_DOWNLOAD_TIMEOUT": "Seconds of silence in a download from the hub; the worker sets 10 where it is unset.",
     "RUNPOD_INIT_TIMEOUT": "Seconds that RunPod gives a worker to start (420 where it is unset).",
-    "RUNPOD_LOG_LEVEL": "Level of the RunPod SDK's own lines; the worker sets INFO, since DEBUG holds whole results.",
 }
 _HEAD = """# Settings
 

@@ -23,7 +23,8 @@ from rich.console import Console
 
 from f5_worker import logs, results, validation, validation_report
 from f5_worker.endpoint import RunpodEndpoint
-from f5_worker.errors import EndpointError, SettingsError, StoreError
+from f5_worker.endpoint_errors import EndpointError
+from f5_worker.errors import SettingsError, StoreError
 from f5_worker.say import EXIT_ENDPOINT, EXIT_INTERRUPTED, EXIT_JOB, check_writable, exits, stop
 from f5_worker.settings import S3Settings, Settings
 from f5_worker.store import ObjectInfo, Store
@@ -99,6 +100,7 @@ def _examine(
         return EXIT_ENDPOINT
     except KeyboardInterrupt:
         found.ended = "stopped by hand"
+        on_check(Check("the validation", "not seen", "stopped by hand; the job that ran was cancelled"))
         return EXIT_INTERRUPTED
     return 0
 

@@ -116,8 +116,18 @@ def write(found: Findings, checks: Sequence[Check], out: Path) -> None:
     except ImportError:
         drawn = b""
     if drawn:
-        picture.write_bytes(drawn)
-    out.write_text("\n".join(_lines(found, checks, picture.name if drawn else "")) + "\n", encoding="utf-8")
+        _put(picture, drawn)
+    _put(out, ("\n".join(_lines(found, checks, picture.name if drawn else "")) + "\n").encode())
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Write a file as a whole or not at all."""
+    writing = path.with_name(f".{path.name}.writing")
+    try:
+        writing.write_bytes(data)
+        writing.replace(path)
+    finally:
+        writing.unlink(missing_ok=True)
 
 
 def _lines(found: Findings, checks: Sequence[Check], picture: str) -> Iterator[str]:

@@ -41,10 +41,11 @@ def restore_logging() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def restore_signal_mask() -> Iterator[None]:
-    """The boot blocks SIGTERM for the handler; a test that runs it here would pass that on to every process of later tests."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+def restore_signals() -> Iterator[None]:
+    """The boot blocks SIGTERM and the operator commands handle it: run here, they would pass that on to every process of later tests."""
+    mask, handler = signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(signal.SIGTERM)
     yield
+    signal.signal(signal.SIGTERM, handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 

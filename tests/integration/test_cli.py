@@ -4,28 +4,51 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from f5_worker.manifest import load_transcriber
+from tests.fakes import fault_proxy as faults
 from tests.fakes.hub_server import hub_server
 from tests.fakes.tiny_model import write_tiny_model
+from tests.files import pinned, random_bytes
 from tests.integration.conftest import World
+
+EAR = random_bytes(40_000_000, seed=98)  # three parts of an upload
 
 
 @pytest.fixture(scope="module")
 def models_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny"), seed=99)  # bytes that no other cache of this machine holds
+    """A model, and speech recognition, of bytes that no other cache of this machine holds."""
+    registry = write_tiny_model(tmp_path_factory.mktemp("tiny"), seed=99)
+    file = pinned("model.safetensors", EAR, repo="demo/ear")
+    (registry.parent / file.repo).mkdir()
+    (registry.parent / file.repo / file.path).write_bytes(EAR)
+    real = load_transcriber()
+    entry = {
+        "repo": file.repo, "commit": file.commit, "weights": file.path, "license": real.license, "languages": " ".join(real.languages),
+        "arch": real.arch, "alignment_heads": real.alignment_heads,
+        "files": [{"path": file.path, "size": file.size_bytes, "sha256": file.sha256}],
+    }  # fmt: skip
+    registry.write_text(json.dumps(json.loads(registry.read_text()) | {"transcribers": {"ear": entry}}))
+    return registry
+
+
+def environment(world: World, models_file: Path, **changes: str) -> dict[str, str]:
+    env = {**os.environ, **world.env, "F5_MODEL": "demo-tiny", "F5_MODELS_FILE": str(models_file), "HF_ENDPOINT": "http://127.0.0.1:1"}
+    return env | {"MODEL_CACHE_DIR": str(world.root / "cli-cache"), "COLUMNS": "200"} | changes
 
 
 def cli(world: World, models_file: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, **world.env, "F5_MODEL": "demo-tiny", "F5_MODELS_FILE": str(models_file), "HF_ENDPOINT": "http://127.0.0.1:1"}
-    env |= {"MODEL_CACHE_DIR": str(world.root / "cli-cache"), "COLUMNS": "200"} | changes
     return subprocess.run(
-        [sys.executable, "-m", "f5_worker", *arguments], env=env, capture_output=True, text=True, check=False, timeout=120
-    )
+        [sys.executable, "-m", "f5_worker", *arguments],
+        env=environment(world, models_file, **changes), capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
 
 
 def states(done: subprocess.CompletedProcess[str]) -> set[str]:
@@ -46,6 +69,67 @@ def test_push_fills_an_empty_bucket_from_the_hub_and_status_and_verify_agree(wor
     after, verified = cli(world, models_file, "cache", "status", "--json"), cli(world, models_file, "cache", "verify", "--json")
     assert (after.returncode, states(after)) == (0, {"ok"})
     assert (verified.returncode, states(verified)) == (0, {"ok"})
+
+
+def test_the_transcribers_weights_are_sent_and_looked_at_when_asked_for(world: World, models_file: Path) -> None:
+    push(world, models_file)
+    assert not [key for key in world.keys() if "ear" in key]  # noqa: SIM118 - a method of the world
+    lacking = cli(world, models_file, "cache", "status", "--transcriber", "--json")
+    assert (lacking.returncode, states(lacking)) == (1, {"ok", "missing"})
+    push(world, models_file, "--transcriber")
+    for command in ("status", "verify"):
+        done = cli(world, models_file, "cache", command, "--transcriber", "--json")
+        assert (done.returncode, states(done)) == (0, {"ok"})
+    done = cli(world, models_file, "cache", "pull", "--transcriber", "--json", MODEL_CACHE_DIR=str(world.root / "other"))
+    assert {row["source"] for row in json.loads(done.stdout)["rows"]} == {"bucket"}
+    assert [path.stat().st_size for path in (world.root / "other").rglob("models--demo--ear/snapshots/*/*")] == [len(EAR)]
+
+
+def interrupt(world: World, models_file: Path, number: signal.Signals, reached: threading.Event, *arguments: str, **changes: str) -> None:
+    """Run a command, send it a signal as soon as the event is set, and see that it ends as it must."""
+    process = subprocess.Popen(
+        ["env", "--default-signal=INT", sys.executable, "-m", "f5_worker", *arguments],  # a shell's background job would ignore it
+        env=environment(world, models_file, **changes), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert reached.wait(60)
+        process.send_signal(number)
+        out, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, said
+    assert said.startswith("stopped")
+    assert (said.count("\n"), out) == (1, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_push_leaves_no_part_of_an_upload_no_claim_and_no_manifest(
+    world: World, models_file: Path, number: signal.Signals
+) -> None:
+    sending = threading.Event()
+    world.proxy.fail(faults.hook(lambda _request: sending.set()), path="*ear*", query="partNumber", skip=1)
+    with hub_server(models_file) as hub:
+        interrupt(world, models_file, number, sending, "cache", "push", "--transcriber", HF_ENDPOINT=hub.url)
+        assert world.client.list_multipart_uploads(Bucket=world.bucket).get("Uploads", []) == []
+        assert not [key for key in world.keys() if "ear" in key or "publishing" in key or "manifest" in key]  # noqa: SIM118
+        world.proxy.heal()
+        push(world, models_file, "--transcriber")
+
+
+@pytest.mark.parametrize(("command", "number"), [("pull", signal.SIGINT), ("verify", signal.SIGTERM)])
+def test_an_interrupted_reader_leaves_no_file_that_looks_whole_and_the_next_one_goes_on(
+    world: World, models_file: Path, command: str, number: signal.Signals
+) -> None:
+    push(world, models_file)
+    folder, reading = world.root / "reader", threading.Event()
+    checkpoint = {"path": "*/demo--demo-tiny/*model.safetensors", "methods": ("GET",)}
+    slowly = faults.Fault("slowly", before=lambda _request: reading.set(), after=faults.slow(2_000_000).after)
+    world.proxy.fail(slowly, **checkpoint)
+    interrupt(world, models_file, number, reading, "cache", command, MODEL_CACHE_DIR=str(folder))
+    assert not list(folder.rglob("models--demo--demo-tiny/snapshots/*/*.safetensors"))
+    world.proxy.heal()
+    done = cli(world, models_file, "cache", command, "--json", MODEL_CACHE_DIR=str(folder))
+    assert done.returncode == 0, done.stderr
 
 
 def test_pull_restores_from_the_bucket(world: World, models_file: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -102,3 +104,27 @@ def test_json_lines_carry_the_keys_of_the_platform():
     logs.job_id.reset(token)
     line = json.loads(stream.getvalue())
     assert (line["requestId"], line["level"], line["message"], line["logger"]) == ("job-7", "WARNING", "half\nway", "f5_worker.test")
+
+
+UNCAUGHT = """
+import threading, warnings
+from f5_worker import logs
+from f5_worker.settings import Settings
+env = {"RUNPOD_ENDPOINT_ID": "e", "OTEL_EXPORTER_OTLP_HEADERS": "x-token=collector-token,y=another-token"}
+logs.set_up_for(Settings.from_env(env), env)
+warnings.warn("a warning with collector-token")
+thread = threading.Thread(target=lambda: 1 / 0, name="worker of mine")
+thread.start()
+thread.join()
+raise ValueError("a defect with another-token")
+"""
+
+
+def test_on_the_platform_warnings_and_defects_are_json_lines_too_and_hold_no_token():
+    done = subprocess.run([sys.executable, "-c", UNCAUGHT], capture_output=True, text=True, check=False, timeout=60)
+    warning, thread, defect = map(json.loads, done.stderr.splitlines())
+    assert done.returncode == 1
+    assert (warning["logger"], warning["level"]) == ("py.warnings", "WARNING")
+    assert (thread["message"], "ZeroDivisionError" in thread["exception"]) == ("thread.failed name=worker of mine", True)
+    assert (defect["message"], "ValueError: a defect" in defect["exception"]) == ("process.failed", True)
+    assert "-token" not in done.stderr

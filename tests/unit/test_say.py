@@ -21,7 +21,8 @@ import soundfile
 from typer.testing import CliRunner
 
 from f5_worker import audio, cli, endpoint, parts, results
-from f5_worker.errors import EndpointOutdated, EndpointUnhealthy, EndpointUnreachable, RequestError
+from f5_worker.endpoint_errors import EndpointOutdated, EndpointUnhealthy, EndpointUnreachable
+from f5_worker.errors import RequestError
 from tests.fakes.runpod_server import API_KEY, RunpodServer
 
 RATE = 24_000

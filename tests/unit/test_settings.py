@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import certifi
 import pytest
 
 from f5_worker.errors import SettingsError
@@ -116,3 +117,17 @@ def test_an_absolute_cache_dir_is_taken() -> None:
 )
 def test_region_follows_from_the_endpoint(endpoint: str, region: str) -> None:
     assert region_of(endpoint) == region
+
+
+@pytest.mark.parametrize(
+    ("asked", "level", "warnings"),
+    [(None, "INFO", 0), ("warn", "WARN", 0), ("NOTSET", "NOTSET", 0), ("DEBUG", "INFO", 1), ("trace", "INFO", 1)],
+)
+def test_the_sdk_never_logs_at_a_level_that_holds_results(asked: str | None, level: str, warnings: int) -> None:
+    settings = Settings.from_env({"RUNPOD_LOG_LEVEL": asked} if asked else {})
+    assert (settings.sdk_log_level, len(settings.warnings)) == (level, warnings)
+
+
+def test_a_file_of_certificates_is_taken() -> None:
+    roots = Path(certifi.where())
+    assert Settings.from_env({"AWS_CA_BUNDLE": str(roots)}).ca_file == roots
