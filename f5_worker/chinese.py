@@ -242,6 +242,7 @@ RULES: list[Rule] = [
     (re.compile(rf"(?<=[\d%％℃°元月日号点年时岁万亿]){_DASH}(?=[¥￥$€£]?\d)"), _until),
     (re.compile(r"(?<!\d)(\d{1,3})[:：](\d{1,3})(?![\d:：])"), lambda m: f"{cardinal(int(m[1]))}比{cardinal(int(m[2]))}"),
     (re.compile(r"(?<![\d<>=-])([~≈±<>≤≥+])\s?(?=[¥￥$€£]?\d)"), lambda m: _BEFORE_NUMBER[m[1]]),
+    (re.compile(r"(?<=\d)/(?=\d)"), lambda _: "、"),
     (re.compile(rf"(?<![\d.A-Za-z])(?P<minus>(?<![\dA-Za-z)])[-−])?(?P<number>{_NUMBER})"), _plain),
     (re.compile(r"\d+(?:\.\d+)?"), _inside_name),
 ]

@@ -84,7 +84,7 @@ class Engine:
         log.info("model_load model=%s device=%s dtype=%s seconds=%.2f", spec.name, device, self.backend.dtype, seconds)
 
     def warm_up(self) -> None:
-        """Make the first job as fast as the later ones: one step over a short reference."""
+        """Make the first job of this thread as fast as the later ones: one step over a short reference."""
         voice = default_voice()
         short = replace(voice, samples=voice.samples[: 2 * voice.sample_rate_hz], seconds=2.0)
         self.synthesize([Passage("Ready to speak.")], {None: short}, Options(seed=0, nfe_step=1), cancelled=lambda: False)
@@ -181,7 +181,7 @@ class Engine:
             yield one, wave, _check_loudness(options.loudness_lufs, lufs) if one is last else []
 
     def _waves(self, planned: Plan, options: Options, cancelled: IsCancelled) -> Iterator[tuple[Pass, Samples]]:
-        batches = passes.batches(planned.passes, together=self.backend.batched, gradual=options.first_chunk_bytes is not None)
+        batches = passes.batches(planned.passes, together=self.backend.batched)
         if len(planned.passes) > 1:
             choice = "together" if self.backend.batched else "one_by_one"
             log.info("engine.chunks choice=%s chunks=%d runs=%d", choice, len(planned.passes), len(batches))

@@ -218,6 +218,10 @@ RULES: list[Rule] = [
         lambda m: _currency(m) if m["sign"] in CURRENCIES else None,
     ),
     (re.compile(rf"{_START}(?P<amount>{_AMOUNT})(?:{_SCALE})?\s?(?P<sign>[€£¢]|(?:{_CODES})\b)"), _currency),
+    (
+        re.compile(rf"{_START}(?P<listed>\d{{1,5}}(?:/\d{{1,5}}){{2,20}})\s?(?P<unit>{_any(UNITS)})(?!\w)"),  # 10/20/30 mg is no date
+        lambda m: f"{', '.join(map(number, m['listed'].split('/')))} {UNITS[m['unit']][1]}",
+    ),
     *DATE_RULES,
     (re.compile("|".join(_TELEPHONES)), _groups),
     (re.compile(r"(?<![\w.,])(\d{1,3}(?:,\d{3}){1,4}|\d{1,12})(?i:st|nd|rd|th)\b"), lambda m: ordinal(int(m[1].replace(",", "")))),
@@ -268,7 +272,7 @@ RULES: list[Rule] = [
     (re.compile(r"(?<![\w<>=-])([~≈±<>≤≥+№§])\s?(?=[$£€]?\.?\d)"), lambda m: f"{BEFORE_NUMBER[m[1]]} "),
     (re.compile(rf"(?<![\w.])(?P<minus>(?<![\w)%°])[-−])?(?P<number>{_NUMBER})"), _plain),
     (re.compile(r"(\d+)(s\b)?"), _inside_name),
-    (re.compile(r"(?<=\d),(?=\d)"), lambda _: ", "),
+    (re.compile(r"(?<=\d)[,/](?=\d)"), lambda _: ", "),
     (re.compile(r"(?<=[^\W\d_])([²³])"), lambda m: " squared" if m[1] == "²" else " cubed"),
     (re.compile(rf"\b(Mr|Mrs|Dr|Prof|St)\b\.?(?= [A-Z])|\b({_any(TITLES)})\.(?= [A-Z])"), _titled),
     (re.compile(r"\be\.g\.,?|\bi\.e\.,?"), lambda m: "for example," if m[0].startswith("e") else "that is,"),

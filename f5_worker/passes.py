@@ -51,6 +51,8 @@ class Plan:
 def plan(passages: Sequence[Passage], voices: Voices, options: Options, *, hop: int) -> Plan:
     """Cut every passage into what one pass can speak in its voice.
 
+    When the first takes more than one pass, its first chunk is short, to be heard soon.
+
     Args:
         hop: Samples of a frame.
     Raises:
@@ -87,17 +89,17 @@ def reference_text(voice: Voice) -> str:
     return voice.text + " " if len(voice.text[-1].encode()) == 1 else voice.text
 
 
-def batches(passes: Sequence[Pass], *, together: bool, gradual: bool) -> list[list[Pass]]:
+def batches(passes: Sequence[Pass], *, together: bool) -> list[list[Pass]]:
     """Passes that run at once: neighbours of near-equal length in one voice where the backend gains by it, else one by one.
+
+    No batch is larger than all that was said before it, because somebody may be listening.
 
     Args:
         together: The backend computes several sequences faster than one after the other.
-        gradual: Somebody listens meanwhile: no batch is larger than all that was said before it.
     """
     groups: list[list[Pass]] = []
     for said, one in enumerate(passes):
-        most = min(_MOST_IN_BATCH, said - len(groups[-1])) if gradual and groups else _MOST_IN_BATCH
-        if together and groups and len(groups[-1]) < most and _fits(groups[-1], one):
+        if together and groups and len(groups[-1]) < min(_MOST_IN_BATCH, said - len(groups[-1])) and _fits(groups[-1], one):
             groups[-1].append(one)
         else:
             groups.append([one])
@@ -145,9 +147,8 @@ def _plan(passages: Sequence[Passage], voices: Voices, options: Options, hop: in
     for number, passage in enumerate(passages):
         speed = options.speed if passage.speed is None else passage.speed
         seed = passage_seed(options.seed, number) if passage.seed is None else passage.seed
-        if number:
-            options = replace(options, first_chunk_bytes=None)
-        said = _script(passage, voices, options, speed, where=f"segments.{number}: " if len(passages) > 1 else "")
+        where = f"segments.{number}: " if len(passages) > 1 else ""
+        said = _script(passage, voices, options, speed, short_start=number == 0, where=where)
         for index, chunk in enumerate(said.chunks):
             alias = passage.voice if chunk.voice is None else chunk.voice
             one = _pass(chunk, voices[alias], chunk_seed(seed, index), speed, hop)
@@ -175,7 +176,7 @@ def _pauses_s(planned: Plan) -> float:
     return planned.pause_after_s + sum(one.pause_before_s for one in planned.passes)
 
 
-def _script(passage: Passage, voices: Voices, options: Options, speed: float, where: str) -> Script:
+def _script(passage: Passage, voices: Voices, options: Options, speed: float, *, short_start: bool, where: str) -> Script:
     """The passage's chunks. Errors and warnings begin with where."""
     if passage.voice not in voices:
         raise VoiceNotFound(f"{where}there is no voice '{passage.voice}'; known are {', '.join(filter(None, voices))}")
@@ -187,7 +188,7 @@ def _script(passage: Passage, voices: Voices, options: Options, speed: float, wh
             language=options.language,
             tags=options.tags,
             voices=[alias for alias in voices if alias is not None],
-            first_bytes=options.first_chunk_bytes,
+            short_start=short_start,
         )
     except RequestError as exc:
         if not where:

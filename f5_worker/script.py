@@ -12,6 +12,7 @@ from f5_worker.errors import RequestError, TextEmpty
 from f5_worker.rewrite import Rewritten, Rule, apply
 
 MAX_PAUSE_S = 30.0
+_FIRST_SHARE = 3  # a short first chunk has a third of what a pass can say: some 5 s
 FIRST_VOICE = "default"  # [voice:default], unless a voice of the request has that name
 _TAG = re.compile(r"\s*\[(pause|voice):([^\[\]\n]*)\]\s*", re.IGNORECASE)
 _PAUSE = re.compile(r"\s*(\d{1,5}(?:\.\d{1,3})?)\s*(ms|s)\s*", re.IGNORECASE)
@@ -67,7 +68,7 @@ def plan(
     language: str | None = None,
     tags: bool = False,
     voices: Collection[str] = (),
-    first_bytes: int | None = None,
+    short_start: bool = False,
 ) -> Script:
     """Cut the text into chunks that fit one pass of the model.
 
@@ -78,7 +79,7 @@ def plan(
         tags: `[pause:1.5s]` and `[pause:300ms]` are silences, `[voice:id]` is who speaks from there on, `[voice:]` and
             `[voice:default]` the first voice again; else they are text.
         voices: The ids that tags may name.
-        first_bytes: The first chunk has at most so many bytes, to be heard soon.
+        short_start: The first chunk is a short one when what is said up to the first tag does not fit one pass, to be heard soon.
     Raises:
         TextEmpty, TextTooLong: the text cannot be spoken.
         RequestError: a tag is wrong: a pause longer than MAX_PAUSE_S, an unknown voice.
@@ -88,8 +89,8 @@ def plan(
     rules = _rules(" ".join(cleaned.text[part.start : part.end] for part in parts), language) if normalize else []
     chunks: list[Chunk] = []
     for part in parts:
-        limits = max_bytes(part.voice), None if chunks else first_bytes
-        chunks += _chunks(cleaned, part, apply(cleaned.text[part.start : part.end], rules), *limits)
+        spoken = apply(cleaned.text[part.start : part.end], rules)
+        chunks += _chunks(cleaned, part, spoken, max_bytes(part.voice), short_start=short_start and not chunks)
     if not chunks:
         raise TextEmpty("the text holds nothing that can be spoken: pass at least one word")
     warnings = [*_left_out(text, cleaned, chunks, tags=tags), *(_of_numbers(chunks, language) if normalize else [])]
@@ -122,10 +123,10 @@ def _parts(text: str, voices: Collection[str]) -> tuple[list[_Part], float]:
 def _seconds(tag: str, asked: str) -> float:
     match = _PAUSE.fullmatch(asked)
     if match is None:
-        raise RequestError(f"{tag}: write a pause as [pause:1.5s] or [pause:300ms]")
+        raise _wrong(tag, "write a pause as [pause:1.5s] or [pause:300ms]")
     seconds = float(match[1]) / (1000 if match[2].lower() == "ms" else 1)
     if seconds > MAX_PAUSE_S:
-        raise RequestError(f"{tag}: a pause lasts at most {MAX_PAUSE_S:g} s")
+        raise _wrong(tag, f"a pause lasts at most {MAX_PAUSE_S:g} s")
     return seconds
 
 
@@ -135,12 +136,18 @@ def _voice(tag: str, asked: str, voices: Collection[str]) -> str | None:
     if asked in {"", FIRST_VOICE}:
         return None
     known = ", ".join(sorted(voices)) or "none, because the request has no `voices`"
-    raise RequestError(f"{tag}: there is no such voice; known are: {known}")
+    raise _wrong(tag, f"there is no such voice; known are: {known}")
 
 
-def _chunks(cleaned: Rewritten, part: _Part, spoken: Rewritten, max_bytes: int, first_bytes: int | None) -> list[Chunk]:
+def _wrong(tag: str, why: str) -> RequestError:
+    from f5_worker.fields import shown  # noqa: PLC0415 - pydantic is not needed to speak
+
+    return RequestError(f"{shown(tag)}: {why}")
+
+
+def _chunks(cleaned: Rewritten, part: _Part, spoken: Rewritten, max_bytes: int, *, short_start: bool) -> list[Chunk]:
     chunks: list[Chunk] = []
-    for start, end in _bounds(spoken.text, max_bytes, first_bytes):
+    for start, end in _bounds(spoken.text, max_bytes, short_start=short_start):
         written_start, written_end = spoken.source(start, end)
         written = " ".join(spoken.written[written_start:written_end].split())
         if any(char.isalnum() for char in spoken.text[start:end]):
@@ -151,10 +158,10 @@ def _chunks(cleaned: Rewritten, part: _Part, spoken: Rewritten, max_bytes: int, 
     return chunks
 
 
-def _bounds(text: str, max_bytes: int, first_bytes: int | None) -> list[tuple[int, int]]:
-    if first_bytes is None or first_bytes >= max_bytes or len(text.encode()) <= first_bytes:
+def _bounds(text: str, max_bytes: int, *, short_start: bool) -> list[tuple[int, int]]:
+    if not short_start or len(text.encode()) <= max_bytes:
         return texts.spans(text, max_bytes)
-    first = texts.spans(text[: 4 * first_bytes], first_bytes)[0][1]
+    first = texts.opening(text, max_bytes // _FIRST_SHARE)
     return [(0, first), *((first + start, first + end) for start, end in texts.spans(text[first:], max_bytes))]
 
 

@@ -24,7 +24,7 @@ from f5_worker.jobs import Job, Result, Runtime, coded, in_thread
 from f5_worker.reference import Voice
 from f5_worker.settings import S3Settings, region_of
 from f5_worker.speech import Options, Part, Passage, Segment, Speech
-from f5_worker.streaming import FIRST_CHUNK_BYTES, Progress, Stream
+from f5_worker.streaming import Progress, Stream
 
 if TYPE_CHECKING:
     from f5_worker import request
@@ -44,11 +44,19 @@ async def speak(run: Runtime, job: Job, asked: request.Speech) -> Result:
     """
     store = await in_thread(_store_of, run, asked)
     delivery.check(asked.delivery, store)
-    expires_s = asked.url_expires_in or run.settings.url_expires_s
-    memo = _memo(run, store, asked)
-    if memo and (known := await in_thread(memo.recall, job, expires_s)):
-        log.info("job.end outcome=repeated")
-        return known
+    if asked.idempotency_key is None:
+        return await _delivered(run, job, asked, store)
+    memo = await in_thread(outputs.memo, store, run.settings, asked.idempotency_key, asked)
+    async with run.remembered.setdefault(memo.key, asyncio.Lock()):  # the second of two such jobs waits for the first one's result
+        known = await in_thread(memo.recall, job, _expires_s(run, asked))
+        if known:
+            log.info("job.end outcome=repeated")
+            return known
+        return await _delivered(run, job, asked, store, memo)
+
+
+async def _delivered(run: Runtime, job: Job, asked: request.Speech, store: GuardedStore | None, memo: outputs.Memo | None = None) -> Result:
+    """The result, computed."""
     log.info("job.start chars=%d voice=%s seed=%d", sum(len(p.text) for p in asked.passages()), _voice_kind(asked), asked.seed)
     job.warnings += asked.warnings
     with job.timed("reference"):
@@ -56,7 +64,7 @@ async def speak(run: Runtime, job: Job, asked: request.Speech) -> Result:
     spoken = await _spoken(run, job, asked, voices)
     captions = await caption(run, job, asked, spoken.speech)
     stem = delivery.stem_of(run.settings, job.id, datetime.now(UTC))
-    outbox = Outbox(store, stem, job.room, asked.delivery, expires_s, run.settings.max_inline_bytes)
+    outbox = Outbox(store, stem, job.room, asked.delivery, _expires_s(run, asked), run.settings.max_inline_bytes)
     with job.timed("delivery"):
         heard = spoken.streamed is not None and job.channel is not None
         files = await in_thread(_deliver, outbox, spoken.data, captions, asked, streamed=heard)
@@ -65,16 +73,14 @@ async def speak(run: Runtime, job: Job, asked: request.Speech) -> Result:
     if spoken.streamed:
         result["stream"] = spoken.streamed
     if memo:
-        await in_thread(memo.keep, job, result, outbox.keys)
+        await in_thread(memo.keep, job, result, outbox)
     run.served += 1
     log.info("job.end outcome=done audio_s=%.2f bytes=%d %s", result["duration_s"], len(spoken.data), _pairs(job.timings_ms))
     return result | {"warnings": coded(job.warnings)}
 
 
-def _memo(run: Runtime, store: GuardedStore | None, asked: request.Speech) -> outputs.Memo | None:
-    if asked.idempotency_key is None:
-        return None
-    return outputs.memo(store, run.settings, asked.idempotency_key, asked)
+def _expires_s(run: Runtime, asked: request.Speech) -> int:
+    return asked.url_expires_in or run.settings.url_expires_s
 
 
 def _store_of(run: Runtime, asked: request.Speech) -> GuardedStore | None:
@@ -187,7 +193,6 @@ def _options(asked: request.Speech) -> Options:
         longest_silence_s=asked.longest_silence_s,
         loudness_lufs=asked.loudness,
         fade_s=asked.fade,
-        first_chunk_bytes=FIRST_CHUNK_BYTES if asked.stream_format != "none" else None,
     )
 
 

@@ -39,7 +39,6 @@ class Options:
     longest_silence_s: float | None = None  # of the speech; pauses that were asked for stay
     loudness_lufs: float | None = None
     fade_s: float = 0.0  # at both ends of the speech
-    first_chunk_bytes: int | None = None  # of spoken text: a short first chunk is heard sooner
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from f5_worker.request import Speech
 
 PART_BYTES = 680_000  # RunPod takes 1 MB a part; base64 makes 907 kB of it
-FIRST_CHUNK_BYTES = 60  # of spoken text: some 4 s of speech
 
 
 class Stream:

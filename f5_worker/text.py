@@ -118,6 +118,24 @@ def spans(text: str, max_bytes: int) -> list[tuple[int, int]]:
     return list(pairwise([0, *ends]))
 
 
+def opening(text: str, few_bytes: int) -> int:
+    """Where a short beginning of cleaned text ends, of which there is at least twice as much.
+
+    After few_bytes at most, at the end of a sentence, else of a clause; when there is none in their second half, after up to half as many
+    more; else in their first half; else at a word.
+    """
+    few_bytes = max(few_bytes, 4)  # as in spans
+    begun = text[: 4 * few_bytes]
+    sentences = _split_sentences(begun)
+    clauses = [clause for sentence in sentences for clause in _split_clauses(sentence)]
+    for least, most in ((few_bytes // 2, few_bytes), (few_bytes, few_bytes * 3 // 2), (0, few_bytes // 2)):
+        for atoms in (sentences, clauses):
+            ends = [end for end in accumulate(map(len, atoms)) if max(least, SHORT_BYTES) <= _bytes(begun[:end].rstrip()) <= most]
+            if ends:
+                return ends[-1]
+    return spans(begun, few_bytes)[0][1]
+
+
 def chunk(text: str, max_bytes: int) -> list[str]:
     """The texts of `spans`, line breaks as spaces."""
     chunks = [" ".join(text[start:end].split()) for start, end in spans(text, max_bytes)]

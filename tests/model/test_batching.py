@@ -18,6 +18,8 @@ from f5_worker.reference import Voice
 from tests.model.conftest import FLOAT32, OPTIONS, SENTENCE, Paths, digest, loaded, never, speak
 
 TEXTS = ["The dog lay on a rug while the rain fell on the roof.", "A short one, quite short.", "The cat sat on a mat near the door."]
+LONG = SENTENCE * 15  # runs of 1, 1, 2 and 4 chunks
+ONE_STEP = replace(OPTIONS, nfe_step=1)
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +62,12 @@ def test_speech_in_batches_is_the_speech_one_by_one(
     batched: Engine, one_by_one: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "f5_worker.engine")
-    text = SENTENCE * 6
+    text = SENTENCE * 7
     expected = speak(one_by_one, text, voice)
     sizes, sample = [], batched._cfm.sample
     monkeypatch.setattr(batched._cfm, "sample", lambda **given: sizes.append(len(given["text"])) or sample(**given))
     speech = speak(batched, text, voice)
-    assert max(sizes) > 1
+    assert sizes == [1, 1, 2]
     assert speech.segments == expected.segments
     np.testing.assert_allclose(speech.samples, expected.samples, atol=1e-4)
     assert digest(speak(batched, text, voice)) == digest(speech)
@@ -75,34 +77,35 @@ def test_speech_in_batches_is_the_speech_one_by_one(
 
 
 def test_batch_that_does_not_fit_the_memory_is_halved_once(batched: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
-    text, sizes, sample = SENTENCE * 6, [], batched._cfm.sample
-    expected = speak(batched, text, voice)
+    sizes, sample = [], batched._cfm.sample
+    expected = speak(batched, LONG, voice, ONE_STEP)
 
     def short_of_memory(**given: object) -> object:
         sizes.append(len(given["text"]))
-        if sizes[-1] == sizes[0]:
+        if sizes[-1] == 4:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return sample(**given)
 
     monkeypatch.setattr(batched._cfm, "sample", short_of_memory)
-    speech = speak(batched, text, voice)
-    assert sizes[0] == sizes[1] + sizes[2] > 2
+    speech = speak(batched, LONG, voice, ONE_STEP)
+    assert sizes == [1, 1, 2, 4, 2, 2]
     assert speech.segments == expected.segments
     np.testing.assert_allclose(speech.samples, expected.samples, atol=1e-4)
 
 
 def test_batch_whose_half_does_not_fit_either_is_its_own_error(batched: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    sizes, sample = [], batched._cfm.sample
 
-    def no_memory(**given: object) -> None:
-        asked.append(len(given["text"]))
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+    def no_memory(**given: object) -> object:
+        sizes.append(len(given["text"]))
+        if sizes[-1] > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return sample(**given)
 
     monkeypatch.setattr(batched._cfm, "sample", no_memory)
     with pytest.raises(OutOfMemory):
-        speak(batched, SENTENCE * 6, voice)
-    assert len(asked) == 2
-    assert asked[1] == asked[0] // 2
+        speak(batched, LONG, voice, ONE_STEP)
+    assert sizes == [1, 1, 2, 1, 1, 4, 2]
 
 
 def test_cancel_ends_a_batch_within_one_step(batched: Engine, voice: Voice) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import gc
 import tempfile
 import weakref
@@ -19,8 +21,11 @@ from f5_worker.audio import Samples
 from f5_worker.engine import Engine, Options, Part, Passage, Speech
 from f5_worker.errors import Cancelled, RequestError, TextEmpty, TextTooLong
 from f5_worker.joined import speech_rms
+from f5_worker.passes import PASS_SECONDS
 from f5_worker.post import integrated_lufs, true_peak_dbfs
 from f5_worker.reference import Voice
+from f5_worker.service import Service
+from f5_worker.settings import Settings
 from tests.model.conftest import OPTIONS, SENTENCE, digest, never, speak
 
 TEXT = SENTENCE * 6
@@ -51,13 +56,14 @@ def whole(parts: list[Part]) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     return np.concatenate([part.samples for part in parts])
 
 
-EVERYTHING = replace(OPTIONS, tags=True, speed=1.6, longest_silence_s=0.05, loudness_lufs=-20.0, fade_s=0.1, first_chunk_bytes=30)
+EVERYTHING = replace(OPTIONS, tags=True, speed=1.6, longest_silence_s=0.05, loudness_lufs=-20.0, fade_s=0.1)
 
 
 @pytest.mark.parametrize("options", [replace(OPTIONS, tags=True), EVERYTHING], ids=["plain", "everything"])
 def test_parts_are_the_whole(engine: Engine, voices: dict[str | None, Voice], options: Options) -> None:
-    parts = parts_of(engine, DIALOGUE, voices, options)
-    speech = engine.synthesize(DIALOGUE, voices, options, cancelled=never)
+    passages = [replace(DIALOGUE[0], text=SENTENCE * 4), *DIALOGUE[1:]]
+    parts = parts_of(engine, passages, voices, options)
+    speech = engine.synthesize(passages, voices, options, cancelled=never)
     assert len(parts) == len(speech.segments) > 4
     np.testing.assert_array_equal(whole(parts), speech.samples)
     assert [segment for part in parts for segment in part.segments] == speech.segments
@@ -72,14 +78,24 @@ def test_segments_come_with_the_last_of_their_audio(engine: Engine, voices: dict
         assert all(before < segment.end <= given for segment in part.segments)
 
 
-def test_first_audio_comes_after_the_first_chunk(engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_audio_comes_after_the_first_chunk_which_is_short(engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, sample = [], engine._cfm.sample
     monkeypatch.setattr(engine._cfm, "sample", lambda **given: calls.append(1) or sample(**given))
-    stream = engine.stream([Passage(TEXT)], {None: voice}, replace(OPTIONS, first_chunk_bytes=40), cancelled=never)
+    stream = engine.stream([Passage(TEXT)], {None: voice}, OPTIONS, cancelled=never)
     assert calls == []
     first = next(stream)
     assert len(calls) == 1
-    assert 0.5 < len(first.samples) / engine.sample_rate_hz < 5.0
+    assert 0.5 < len(first.samples) / engine.sample_rate_hz < (PASS_SECONDS - voice.seconds) / 2
+
+
+def test_streamed_pcm_of_a_long_text_is_the_bytes_of_the_job_without_a_stream(engine: Engine) -> None:
+    service = Service(engine, Settings(), None, boot=dict)
+    asked = {"input": TEXT, "seed": 7, "nfe_step": 2, "response_format": "pcm", "cross_fade_duration": 0.1}
+    jobs = [{"id": shape, "input": asked | {"stream_format": shape}} for shape in ("none", "audio")]
+    plain, streamed = (asyncio.run(service.handle(job)) for job in jobs)
+    heard = [base64.b64decode(part["audio"]) for part in streamed["stream"]["output"]]
+    assert len(heard) == len(streamed["segments"]) == len(plain["segments"]) > 3
+    assert b"".join(heard) == base64.b64decode(plain["audio"]["base64"])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from f5_worker import text as texts
 from f5_worker.errors import RequestError, TextEmpty, TextTooLong, VoiceNotFound
 from f5_worker.passes import Pass, Plan, batches, chunk_seed, halves, max_chunk_bytes, passage_seed, plan
 from f5_worker.reference import Voice, default_voice
@@ -134,28 +135,57 @@ def test_longest_text_is_planned_and_one_character_more_refused(voice: Voice) ->
         planned(voice, text + "a")
 
 
-def test_first_chunk_is_short_when_asked_and_nothing_else_is_lost(voice: Voice) -> None:
-    whole = planned(voice)
-    quick = planned(voice, options=replace(OPTIONS, first_chunk_bytes=40))
-    assert len(quick.passes[0].chunk.spoken.encode()) <= 40 < len(whole.passes[0].chunk.spoken.encode())
-    assert " ".join(one.chunk.spoken for one in quick.passes) == " ".join(one.chunk.spoken for one in whole.passes)
-    assert " ".join(one.chunk.written for one in quick.passes) == " ".join(one.chunk.written for one in whole.passes)
+# What is heard first
+
+PROSE = (
+    "It was late, and the rain had not stopped since noon. Nobody spoke. At the end of the street a lamp was still burning, the only one "
+    "in the town; somebody had to be awake there. We went on without a word, past the closed shops and the empty square with its "
+    "fountain, until we stood before the door. It opened. An old man looked at us as if he had been waiting for us all his life. "
+)
 
 
-def test_first_chunk_that_is_short_already_is_left_alone(voice: Voice) -> None:
-    assert [one.chunk for one in planned(voice, "Hello there.", replace(OPTIONS, first_chunk_bytes=40)).passes] == [
-        one.chunk for one in planned(voice, "Hello there.").passes
-    ]
+def sizes(found: Plan) -> list[int]:
+    return [len(one.chunk.spoken.encode()) for one in found.passes]
 
 
-def test_split_first_chunk_keeps_its_map_to_the_text(voice: Voice) -> None:
-    text = "It costs $3.50 now, and that is all there is to say about it today."
-    for first_bytes in range(8, 60, 3):
-        for one in planned(voice, text, replace(OPTIONS, first_chunk_bytes=first_bytes)).passes:
-            for span in one.chunk.spans:
-                spoken, written = one.chunk.spoken[span.spoken_start : span.spoken_end], text[span.start : span.end]
-                assert (spoken == written) or "3.50" in written
-                assert written in one.chunk.written
+def test_text_that_fits_one_pass_is_one_chunk(voice: Voice) -> None:
+    most = max_chunk_bytes(voice, 1.0)
+    assert sizes(planned(voice, ("word " * most)[: most - 1] + ".")) == [most]
+    assert len(planned(voice, ("word " * most)[:most] + "w.").passes) == 2
+
+
+def test_longer_text_begins_with_a_short_chunk_and_nothing_is_lost(voice: Voice) -> None:
+    found = planned(voice, PROSE)
+    first, *others = sizes(found)
+    assert found.passes[0].chunk.spoken == "It was late, and the rain had not stopped since noon."
+    assert 3 * first <= max_chunk_bytes(voice, 1.0)
+    assert max(others) > 2 * first
+    assert " ".join(one.chunk.spoken for one in found.passes) == PROSE.strip()
+    assert " ".join(one.chunk.written for one in found.passes) == PROSE.strip()
+
+
+@pytest.mark.parametrize(
+    "text", [PROSE, SENTENCE, "a" * 71, "\u4eca\u5929\u5929\u6c14\u5f88\u597d\u3002"], ids=["prose", "sentences", "word", "chinese"]
+)
+def test_first_chunk_has_at_most_half_of_a_pass_and_costs_at_most_one_more(voice: Voice, text: str) -> None:
+    for repeats in range(1, 25):
+        most, whole = max_chunk_bytes(voice, 1.0), (text * repeats).strip()
+        found = sizes(planned(voice, whole))
+        assert len(found) == 1 or found[0] <= most / 2
+        assert len(found) <= len(texts.chunk(whole, most)) + 1
+
+
+@pytest.mark.parametrize("speed", [0.7, 1.0, 1.3])
+def test_first_chunk_is_short_in_time_at_any_speed(voice: Voice, other: Voice, speed: float) -> None:
+    for speaker in (voice, other):
+        first, *_ = planned(speaker, PROSE, replace(OPTIONS, speed=speed)).passes
+        assert first.frames * HOP / 24_000 <= (22.0 - speaker.seconds) / 2
+
+
+def test_only_what_is_heard_first_is_short(voice: Voice) -> None:
+    text, one, two = SENTENCE * 5, len(SENTENCE) - 1, 2 * len(SENTENCE) - 1
+    assert sizes(plan([Passage(text), Passage(text)], {None: voice}, OPTIONS, hop=HOP)) == [one, two, two, two, two, one]
+    assert sizes(planned(voice, f"Yes. [pause:1s] {text}", replace(OPTIONS, tags=True))) == [4, two, two, one]
 
 
 def test_unknown_voice_is_refused_with_the_known_ones(voice: Voice) -> None:
@@ -233,36 +263,33 @@ def of_lengths(voice: Voice, *frames: int) -> list[Pass]:
 
 
 @pytest.mark.parametrize(
-    ("frames", "together", "gradual", "expected"),
+    ("frames", "together", "expected"),
     [
-        ((300, 310, 320), False, False, [1, 1, 1]),
-        ((300, 310, 320), True, False, [3]),
-        ((300, 310, 320), True, True, [1, 1, 1]),
-        ((300, 310, 50, 320, 330), True, False, [2, 1, 2]),
-        ((300,) * 20, True, False, [8, 8, 4]),
-        ((300,) * 20, True, True, [1, 1, 2, 4, 8, 4]),
-        ((), True, True, []),
+        ((300,) * 4, False, [1, 1, 1, 1]),
+        ((300, 310, 320, 330), True, [1, 1, 2]),
+        ((300, 310, 50, 320, 330, 50, 310), True, [1, 1, 1, 2, 1, 1]),
+        ((300,) * 28, True, [1, 1, 2, 4, 8, 8, 4]),
+        ((), True, []),
     ],
 )
 def test_neighbours_of_near_equal_length_run_together_where_the_backend_gains(
-    voice: Voice, frames: tuple[int, ...], together: bool, gradual: bool, expected: list[int]
+    voice: Voice, frames: tuple[int, ...], together: bool, expected: list[int]
 ) -> None:
     passes = of_lengths(voice, *frames)
-    groups = batches(passes, together=together, gradual=gradual)
+    groups = batches(passes, together=together)
     assert [len(group) for group in groups] == expected
     assert [one for group in groups for one in group] == passes
 
 
 def test_no_batch_mixes_voices(voice: Voice, other: Voice) -> None:
-    passes = of_lengths(voice, 300, 300, 300, 300)
-    passes[1] = replace(passes[1], voice=other)
-    groups = batches(passes, together=True, gradual=False)
-    assert [len(group) for group in groups] == [1, 1, 2]
+    passes = of_lengths(voice, *[300] * 8)
+    passes[5] = replace(passes[5], voice=other)
+    assert [len(group) for group in batches(passes, together=True)] == [1, 1, 2, 1, 1, 2]
 
 
 def test_padding_of_a_batch_is_at_most_a_fifth(voice: Voice) -> None:
     frames = np.random.default_rng(0).integers(50, 1500, 200).tolist()
-    for group in batches(of_lengths(voice, *frames), together=True, gradual=False):
+    for group in batches(of_lengths(voice, *frames), together=True):
         lengths = [one.reference_frames + one.frames for one in group]
         assert min(lengths) >= 0.8 * max(lengths)
         assert all(later.seed == earlier.seed + 1 for earlier, later in pairwise(group))

@@ -45,11 +45,14 @@ def test_without_normalisation_the_text_is_spoken_as_written() -> None:
     assert script_.warnings == []
 
 
-def test_first_chunk_can_be_short_to_be_heard_soon() -> None:
-    text = "One short sentence. Another one follows it here. And a third one ends it."
-    assert [chunk.spoken for chunk in plan(text, first_bytes=30).chunks] == [text[:19], text[20:]]
-    assert [chunk.spoken for chunk in plan(text, first_bytes=500).chunks] == [text]
-    assert all(len(chunk.spoken) <= 12 for chunk in plan("a" * 40, first_bytes=12).chunks[:1])
+def test_text_of_several_chunks_can_begin_with_a_short_one() -> None:
+    text = "One short sentence. Another one follows it here. And now a third one ends it."
+    assert [chunk.spoken for chunk in plan(text, 77, short_start=True).chunks] == [text]
+    assert [chunk.spoken for chunk in plan(text, 76, short_start=True).chunks] == [text[:19], text[20:]]
+    assert [chunk.spoken for chunk in plan(text, 76).chunks] == [text[:48], text[49:]]
+    tagged = plan(f"{text}[pause:1s]{text}", 76, short_start=True, tags=True)
+    assert [chunk.spoken for chunk in tagged.chunks] == [text[:19], text[20:], text[:48], text[49:]]
+    assert all(len(chunk.spoken) <= 12 for chunk in plan("a" * 40, 36, short_start=True).chunks[:1])
 
 
 # Spans
@@ -94,10 +97,10 @@ LETTERS = "abc DEF 12,.$%-年月我有个。！ \n\t\u200b\u0301é[]:'"
 
 
 @settings(max_examples=300, deadline=None)
-@given(text=st.text(alphabet=st.sampled_from(LETTERS), max_size=120), limit=st.integers(20, 120))
-def test_spans_cover_the_spoken_text_in_order(text: str, limit: int) -> None:
+@given(text=st.text(alphabet=st.sampled_from(LETTERS), max_size=120), limit=st.integers(20, 120), short_start=st.booleans())
+def test_spans_cover_the_spoken_text_in_order(text: str, limit: int, *, short_start: bool) -> None:
     try:
-        chunks = plan(text, limit).chunks
+        chunks = plan(text, limit, short_start=short_start).chunks
     except TextEmpty:
         return
     for chunk in chunks:
@@ -145,6 +148,14 @@ def test_unknown_voice_is_refused_with_the_known_ones() -> None:
         plan("[voice:bob] One.", tags=True)
 
 
+@pytest.mark.parametrize("tag", ["[voice:{}]", "[pause:{}]"])
+def test_a_wrong_tag_is_named_by_its_beginning(tag: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        plan(f"One. {tag.format('private words ' * 1000)} Two.", tags=True)
+    assert str(caught.value).startswith(f"INVALID_REQUEST: {tag[:7]}private words")
+    assert len(str(caught.value)) < 150
+
+
 def test_tags_are_text_unless_they_are_allowed() -> None:
     (chunk,) = plan("One. [pause:1s] Two [voice:b].", normalize=False).chunks
     assert chunk.spoken == "One. [pause:1s] Two [voice:b]."
@@ -189,7 +200,7 @@ def test_digits_of_an_unknown_language_are_a_warning() -> None:
 @pytest.mark.parametrize(
     ("text", "options", "listed"),
     [("Hello. [pause:1s] \U0001f600 [pause:1s] Bye now.", {"tags": True}, "'\U0001f600' at 18"),
-     ("Hello there my friend. " + "\U0001f600" * 60, {"first_bytes": 30}, "'\U0001f600' at 23, 24, 25, 26, 27 …"),
+     ("Hello there my friend. " + "\U0001f600" * 60, {"short_start": True}, "'\U0001f600' at 23, 24, 25, 26, 27 …"),
      ("Hello there my friend. It is a nice day. " + "★" * 44, {"max_bytes": 48}, "'★' at 41, 42, 43, 44, 45 …"),
      ("Hello. [voice:b] \u2665\u200b + [voice:] Bye.", {"tags": True, "voices": ["b"]}, "'\u2665' at 17; '+' at 20")],
 )  # fmt: skip

@@ -7,7 +7,7 @@ import base64
 import hashlib
 import io
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import soundfile
@@ -90,10 +90,12 @@ def test_the_first_part_comes_before_the_second_chunk_is_spoken():
     assert result["stream"]["parts"] == 3
 
 
-def test_the_first_chunk_of_a_stream_is_kept_short():
+def test_a_stream_asks_the_engine_for_what_a_job_without_one_asks_for():
     engine = FakeEngine()
-    asyncio.run(streamed(engine))
-    assert engine.seen[0][2].first_chunk_bytes == 60
+    for shape in ("audio", "events", "none"):
+        asyncio.run(streamed(engine, stream_format=shape))
+    audio, events, plain = ((passages, options) for passages, _, options, _ in engine.seen)
+    assert audio == events == plain
 
 
 def test_events_have_openais_names_and_end_with_done():
@@ -176,42 +178,99 @@ def test_what_was_streamed_and_does_not_fit_the_result_is_a_warning():
     assert len(channel.parts) == 3
 
 
-def test_progress_counts_chunks_in_order_and_ends_before_the_result():
+def test_progress_counts_the_chunks_in_order():
     async def watched():
-        engine, channel = FakeEngine(), FakeChannel()
-        result = await service(engine, channel).handle(job(stream_format="none"))
-        told = list(channel.told)
-        await asyncio.sleep(0.05)
-        assert channel.told == told
-        return result, told
+        engine, channel = FakeEngine(ungated=1), FakeChannel()
+        engine.gate.clear()
+
+        async def progress(output):
+            channel.told.append(output)
+            engine.ungated += 1  # the next chunk is spoken when this one is told
+
+        channel.progress = progress
+        result = await asyncio.wait_for(service(engine, channel).handle(job(stream_format="none")), WAIT_S)
+        return result, channel.told
 
     result, told = asyncio.run(watched())
     assert "audio" in result
-    assert told == sorted(told, key=lambda one: one["chunks_done"])
-    assert all(one["chunks_done"] < one["chunks_total"] == 3 for one in told)
+    assert told == [{"chunks_done": done, "chunks_total": 3} for done in (1, 2)]
 
 
-def test_progress_that_could_not_be_told_in_time_is_dropped_at_the_end():
-    async def slow_platform():
+class SlowChannel(FakeChannel):
+    """Takes progress when the job has ended, or after a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.ended = [], asyncio.Event()
+
+    async def progress(self, output):
+        self.asked.append(output)
+        self.came.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.ended.wait(), 0.3)
+        await super().progress(output)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_job_ends_after_its_last_progress(cancelled):
+    async def watched():
+        engine, channel = FakeEngine(ungated=1), SlowChannel()
+        engine.gate.clear()
+        running = asyncio.create_task(service(engine, channel).handle(job(stream_format="none")))
+        await asyncio.wait_for(channel.came.wait(), WAIT_S)
+        running.cancel() if cancelled else engine.gate.set()
+        (outcome,) = await asyncio.gather(running, return_exceptions=True)
+        told = list(channel.told)
+        channel.ended.set()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:  # there are none, unless progress is still being told
+            await asyncio.wait_for(task, WAIT_S)
+        return outcome, told, channel
+
+    outcome, told, channel = asyncio.run(watched())
+    assert isinstance(outcome, asyncio.CancelledError) is cancelled
+    assert told == channel.told == channel.asked
+    assert told[0] == {"chunks_done": 1, "chunks_total": 3}
+
+
+def test_progress_that_was_not_told_by_the_end_is_dropped():
+    async def closing_while_one_is_told():
         channel, taken = FakeChannel(), asyncio.Event()
-        channel.open = 1
+        channel.open, channel.telling = 1, asyncio.Event()
 
         async def progress(output):
+            channel.telling.set()
             await taken.wait()
             channel.told.append(output)
 
         channel.progress = progress
         progressing = Progress(channel)
-        for done in (1, 2):
-            progressing.report(done, 3)
-            await asyncio.sleep(0.01)
+        progressing.report(1, 3)
+        await asyncio.wait_for(channel.telling.wait(), WAIT_S)
+        progressing.report(2, 3)
         closing = asyncio.create_task(progressing.close())
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+        assert not closing.done()
         taken.set()
         await asyncio.wait_for(closing, WAIT_S)
+        progressing.report(2, 3)  # the thread that speaks may end later than the job
+        await asyncio.sleep(0)
         return channel.told
 
-    assert asyncio.run(slow_platform()) == [{"chunks_done": 1, "chunks_total": 3}]
+    assert asyncio.run(closing_while_one_is_told()) == [{"chunks_done": 1, "chunks_total": 3}]
+
+
+def test_progress_that_was_not_begun_by_the_end_is_not_told():
+    async def closing_at_once():
+        channel = FakeChannel()
+        channel.open = 1
+        progressing = Progress(channel)
+        progressing.report(1, 3)
+        await asyncio.sleep(0)
+        async with asyncio.timeout(WAIT_S):
+            await progressing.close()
+        return channel.told
+
+    assert asyncio.run(closing_at_once()) == []
 
 
 def test_a_stream_reports_no_progress_beside_its_parts():

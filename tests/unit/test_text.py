@@ -99,3 +99,31 @@ def test_long_text_is_chunked_in_linear_time() -> None:
 
 def test_text_that_fits_is_one_chunk_as_it_is() -> None:
     assert texts.chunk("One. Two! Three?", 170) == ["One. Two! Three?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "begins"),
+    [("It was late. We went home. And then nothing at all happened to us for a very long time.", "It was late. We went home."),
+     ("When the rain came down, we went inside and stayed there until it had stopped.", "When the rain came down,"),
+     ("Well then. When the rain came, we went inside and stayed there for the whole day.", "Well then. When the rain came,"),
+     ("The quick brown fox jumps over the lazy dog today. The rest of it follows here.",
+      "The quick brown fox jumps over the lazy dog today."),
+     ("Good evening. The quick brown fox jumps over the lazy dog near the bank of the river.", "Good evening."),
+     ("Yes. The quick brown fox jumps over the lazy dog near the bank of the river and on.", "Yes. The quick brown fox jumps over"),
+     ("the quick brown fox jumps over the lazy dog near the bank of the river and goes on", "the quick brown fox jumps over the"),
+     ("今天天气很好。我们一起去公园散步吧，那里有很多花。", "今天天气很好。"),
+     ("a" * 200, "a" * 40)],
+)  # fmt: skip
+def test_opening_is_short_and_ends_where_a_speaker_pauses(text: str, begins: str) -> None:
+    assert text[: texts.opening(text, 40)].strip() == begins
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=SPOKEN, limit=st.integers(min_value=12, max_value=120))
+def test_opening_has_at_most_half_of_what_is_too_much(text: str, limit: int) -> None:
+    cleaned = texts.tidied(text).text
+    if len(cleaned.encode()) <= limit:
+        return
+    end = texts.opening(cleaned, limit // 3)
+    assert 0 < end < len(cleaned)
+    assert len(cleaned[:end].strip().encode()) <= limit / 2
