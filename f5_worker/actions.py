@@ -151,7 +151,7 @@ class OutputsGet(Model):
 
 
 class OutputsDelete(Model):
-    """Remove the files that a job has left in the bucket."""
+    """Remove the files that a job has left in the bucket, and the result that was stored for its `idempotency_key`."""
 
     other_names: ClassVar[Mapping[str, str]] = {"job_id": "id"}
 

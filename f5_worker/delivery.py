@@ -10,10 +10,10 @@ import hashlib
 import logging
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
-from f5_worker.errors import DeliveryError, RequestError, ResultTooLarge, StoreError, StoreUnavailable
+from f5_worker.errors import DeliveryError, DeliveryRefused, RequestError, ResultTooLarge, StoreError, StoreUnavailable
 from f5_worker.guard import GuardedStore
 from f5_worker.jobs import InlineRoom, Warnings
 from f5_worker.settings import Settings
@@ -68,7 +68,7 @@ class Outbox:
         except StoreError as error:
             log.warning("delivery outcome=store_failed bytes=%d inline=%s error=%r", len(file.data), fits, str(error))
             if not fits:
-                raise DeliveryError(f"the upload failed ({error.code}) and {self._too_large(file)}; send the job again later") from error
+                raise self._not_uploaded(file, error) from error
             self.warnings.append((error.code, "the upload failed, so the file is delivered inline"))
             return self._inline(file)
         if self.mode == "inline":
@@ -97,6 +97,12 @@ class Outbox:
         self.room.left_bytes -= len(file.data)
         return {"base64": base64.b64encode(file.data).decode()}
 
+    def _not_uploaded(self, file: File, error: StoreError) -> DeliveryError:
+        why = f"the upload failed ({error.code}) and {self._too_large(file)}"
+        if error.retryable:
+            return DeliveryError(f"{why}; send the job again later")
+        return DeliveryRefused(f"{why}; no repetition helps: check the bucket's name and region and what its key may write")
+
     def _too_large(self, file: File) -> str:
         return f"the {file.extension} has {len(file.data)} bytes, at most {self.max_bytes} fit in a result (MAX_INLINE_BYTES)"
 
@@ -118,9 +124,9 @@ def signed(store: GuardedStore, key: str, expires_s: int) -> Delivered:
     return {"url": url, "expires_at": expires.isoformat(timespec="seconds").replace("+00:00", "Z")}
 
 
-def stem_of(settings: Settings, job_id: str, now: datetime) -> str:
+def stem_of(settings: Settings, job_id: str, day: date) -> str:
     """`<output prefix><yyyy-mm-dd>/<job id>`, whatever characters the job id is made of."""
     name = _UNSAFE.sub("-", job_id)[:MAX_NAME_CHARS]
     if name != job_id or not name:  # two ids must not meet in one name
         name = f"{name}-{hashlib.sha256(job_id.encode(errors='surrogatepass')).hexdigest()[:12]}"
-    return f"{settings.output_prefix}{now:%Y-%m-%d}/{name}"
+    return f"{settings.output_prefix}{day:%Y-%m-%d}/{name}"

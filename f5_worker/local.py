@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
@@ -38,19 +39,20 @@ def readable(handle: Callable[[Result], Awaitable[Result]]) -> Callable[[Result]
 
     async def handle_locally(job: Result) -> Result:
         result = await handle(job)
-        shown: Result = _shown(result, Path(tempfile.mkdtemp(prefix="f5-result-")), "bin")
+        folder = functools.cache(lambda: Path(tempfile.mkdtemp(prefix="f5-result-")))
+        shown: Result = _shown(result, folder, "bin")
         return shown
 
     return handle_locally
 
 
-def _shown(value: Any, folder: Path, extension: str) -> Any:
+def _shown(value: Any, folder: Callable[[], Path], extension: str) -> Any:
     if isinstance(value, list):
         return [_shown(part, folder, extension) for part in value]
     if not isinstance(value, dict):
         return value
     if isinstance(data := value.get("base64"), str):
-        file = folder / f"{len(list(folder.iterdir()))}.{extension}"
+        file = folder() / f"{len(list(folder().iterdir()))}.{extension}"
         file.write_bytes(base64.b64decode(data))
         return {"base64": _cut(data), "file": str(file)}
     if isinstance(value.get("audio"), str):  # a part of a stream

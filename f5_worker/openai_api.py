@@ -26,11 +26,13 @@ _FIELD = re.compile(r"([A-Za-z_][\w.]*): ")
 Object = dict[str, Any]
 
 
-def to_request(openai_route: object, openai_input: object) -> Object:
+def to_request(openai_route: object, openai_input: object, s3_config: object = None) -> Object:
     """The job input, for request.parse, that stands for a call of the route.
 
     Fields of the job API that OpenAI does not know are passed through. The defaults are OpenAI's: mp3, inline.
 
+    Args:
+        s3_config: RunPod's, out of the job and not of the call. Speech goes to that bucket then, and is not inline.
     Raises:
         RequestError: the route is unknown, or the call asks for what a queue worker cannot do.
     """
@@ -42,7 +44,7 @@ def to_request(openai_route: object, openai_input: object) -> Object:
         return {"action": "models.list"}
     if route == VOICES:
         return _voices(item, given)
-    return _speech(given)
+    return _speech({"s3Config": s3_config} | given)
 
 
 def reply(openai_route: object, result: Object) -> Object:
@@ -109,7 +111,7 @@ def _speech(given: Object) -> Object:
         fields["voice"] = voice["id"]
     if isinstance(model, str) and OPENAI_MODELS.fullmatch(model):
         del fields["model"]
-    return {"response_format": "mp3", "delivery": "inline"} | fields | {"action": "speech"}
+    return {"response_format": "mp3", "delivery": "auto" if "s3Config" in fields else "inline"} | fields | {"action": "speech"}
 
 
 def _voices(item: str, given: Object) -> Object:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel
 
 from f5_worker import request
-from f5_worker.delivery import signed, stem_of
+from f5_worker.delivery import Outbox, signed, stem_of
 from f5_worker.errors import IdempotencyConflict, OutputNotFound, RequestError, StoreCorrupt, StoreError, StoreNotFound
 from f5_worker.guard import GuardedStore
 from f5_worker.jobs import Job, Result, Runtime
@@ -21,7 +23,7 @@ from f5_worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SEARCHED_DAYS = 31  # outputs lie in a folder per day, and the job's id does not tell the day
+_MARKER = "memo"  # the extension of what lies beside a job's files and names its stored result
 _READERS = 8
 _MAX_MEMO_BYTES = 24_000_000  # a result with MAX_INLINE_BYTES of audio, in base64
 _NOT_SPOKEN = {"idempotency_key", "s3_config"}  # fields that do not change what is spoken
@@ -31,17 +33,25 @@ def get(run: Runtime, asked: request.OutputsGet) -> Result:
     """Fresh URLs of a job's files by their extensions. Raises OutputNotFound, RequestError."""
     store = _needed(run.store)
     expires_s = asked.url_expires_in or run.settings.url_expires_s
-    files = {key.rpartition(".")[2]: signed(store, key, expires_s) for key in _found(store, run.settings, asked.id)}
+    of_days = ([key for key in keys if _extension(key) != _MARKER] for keys in _by_days(store, run.settings, asked.id))
+    files = {_extension(key): signed(store, key, expires_s) for key in next(filter(None, of_days), ())}
+    if not files:
+        raise _not_found()
     return {"id": asked.id, "files": files}
 
 
 def delete(run: Runtime, asked: request.OutputsDelete) -> Result:
-    """Remove a job's files. Raises OutputNotFound, RequestError."""
+    """Remove a job's files and its stored result. Raises OutputNotFound, RequestError."""
     store = _needed(run.store)
-    keys = _found(store, run.settings, asked.id)
-    for key in keys:
+    keys = [key for of_day in _by_days(store, run.settings, asked.id) for key in of_day]
+    if not keys:
+        raise _not_found()
+    markers = [key for key in keys if _extension(key) == _MARKER]
+    memos = [_memo_key(run.settings, marker.rpartition(".")[0].rpartition(".")[2]) for marker in markers]
+    # A deletion that is cut short can be repeated: what leads to the rest goes last.
+    for key in [*memos, *(key for key in keys if key not in markers), *markers]:
         store.delete(key)
-    return {"id": asked.id, "deleted": sorted(key.rpartition(".")[2] for key in keys)}
+    return {"id": asked.id, "deleted": sorted(_extension(key) for key in keys)}
 
 
 def _needed(store: GuardedStore | None) -> GuardedStore:
@@ -50,29 +60,45 @@ def _needed(store: GuardedStore | None) -> GuardedStore:
     return store
 
 
-def _found(store: GuardedStore, settings: Settings, job_id: str) -> list[str]:
-    """The keys of a job's files, looked for from today backwards."""
-    today = datetime.now(UTC)
-    days = [stem_of(settings, job_id, today - timedelta(days=ago)) for ago in range(SEARCHED_DAYS)]
-    if keys := _keys_of(store, days[0]):
-        return keys
+def _by_days(store: GuardedStore, settings: Settings, job_id: str) -> Iterator[list[str]]:
+    """The keys that a job has left, day by day from today backwards: its id does not tell the day, and it may have run on two."""
+    today = datetime.now(UTC).date()
+    yield _keys_of(store, settings, job_id, today)
+    earlier = (today - timedelta(days=ago) for ago in range(1, (today - _first_day(store, settings, today)).days + 1))
     with ThreadPoolExecutor(_READERS) as readers:
-        keys = [key for found in readers.map(lambda stem: _keys_of(store, stem), days[1:]) for key in found]
-    if keys:
-        return keys
-    raise OutputNotFound(f"no job of that id left files in the bucket in the last {SEARCHED_DAYS} days")
+        yield from readers.map(lambda day: _keys_of(store, settings, job_id, day), earlier)
 
 
-def _keys_of(store: GuardedStore, stem: str) -> list[str]:
-    return [info.key for info in store.list(f"{stem}.")]
+def _first_day(store: GuardedStore, settings: Settings, today: date) -> date:
+    """The first day that has outputs: keys are listed in their order."""
+    for info in store.list(f"{settings.output_prefix}2"):  # the years'
+        with suppress(ValueError):
+            return date.fromisoformat(info.key.removeprefix(settings.output_prefix).partition("/")[0])
+    return today
+
+
+def _keys_of(store: GuardedStore, settings: Settings, job_id: str, day: date) -> list[str]:
+    return [info.key for info in store.list(f"{stem_of(settings, job_id, day)}.")]
+
+
+def _extension(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _not_found() -> OutputNotFound:
+    return OutputNotFound("no job of that id has left files in the bucket")
 
 
 @dataclass(frozen=True)
 class Memo:
-    """What a job with an idempotency_key leaves in the bucket: its result, and the keys of its files by their extensions."""
+    """What a job with an idempotency_key leaves in the bucket: its result, and the keys of its files by their extensions.
+
+    Beside the files lies a marker that names the memo. A memo whose marker is gone counts for nothing.
+    """
 
     store: GuardedStore
     key: str
+    name: str  # made of the idempotency_key
     request: str  # fingerprint
 
     def recall(self, job: Job, expires_s: int) -> Result | None:
@@ -85,7 +111,7 @@ class Memo:
         """
         try:
             kept = _parsed(self.store.get(self.key, max_bytes=_MAX_MEMO_BYTES))
-            if not all(self.store.head(key) for key in kept["keys"].values()):
+            if not all(self.store.head(key) for key in (kept["marker"], *kept["keys"].values())):
                 return None
         except StoreNotFound:
             return None
@@ -100,11 +126,13 @@ class Memo:
             place |= signed(self.store, key, expires_s)
         return result | {"repeated": True}
 
-    def keep(self, job: Job, result: Result, keys: dict[str, str]) -> None:
-        """Store the result. A failing bucket is a warning: the client has its audio."""
-        text = json.dumps({"request": self.request, "result": _without_urls(result), "keys": keys}, ensure_ascii=False)
+    def keep(self, job: Job, result: Result, outbox: Outbox) -> None:
+        """Store the result, after the marker that leads to it. A failing bucket is a warning: the client has its audio."""
+        marker = f"{outbox.stem}.{self.name}.{_MARKER}"
+        memo = {"request": self.request, "result": _without_urls(result), "keys": outbox.keys, "marker": marker}
         try:
-            self.store.put(self.key, text.encode(), content_type="application/json")
+            self.store.put(marker, b"", content_type="text/plain")
+            self.store.put(self.key, json.dumps(memo, ensure_ascii=False).encode(), content_type="application/json")
         except StoreError as error:
             self._unavailable(job, error)
 
@@ -125,8 +153,12 @@ def memo(store: GuardedStore | None, settings: Settings, idempotency_key: str, a
     # Only what was given counts: a seed that was drawn differs from job to job.
     given = asked.model_dump(exclude_unset=True, exclude=_NOT_SPOKEN)
     text = json.dumps(given, sort_keys=True, default=_digest)
-    key = f"{settings.output_prefix}idempotent/{hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]}.json"
-    return Memo(store, key, hashlib.sha256(text.encode()).hexdigest())
+    name = hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]
+    return Memo(store, _memo_key(settings, name), name, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _memo_key(settings: Settings, name: str) -> str:
+    return f"{settings.output_prefix}idempotent/{name}.json"
 
 
 def _digest(value: object) -> str:
@@ -136,7 +168,8 @@ def _digest(value: object) -> str:
 def _parsed(raw: bytes) -> Result:
     try:
         kept = json.loads(raw)
-        whole = isinstance(kept["result"]["audio"], dict) and isinstance(kept["keys"], dict) and isinstance(kept["request"], str)
+        texts = all(isinstance(kept[name], str) for name in ("request", "marker"))
+        whole = texts and isinstance(kept["result"]["audio"], dict) and isinstance(kept["keys"], dict)
     except (ValueError, KeyError, TypeError) as exc:
         raise StoreCorrupt("a stored result cannot be read") from exc
     if not whole:

@@ -16,7 +16,7 @@ from packaging.version import InvalidVersion, Version
 
 from f5_worker import __version__
 from f5_worker.endpoint import Endpoint, Status, run
-from f5_worker.errors import EndpointOutdated, EndpointUnreachable, JobFailed
+from f5_worker.endpoint_errors import EndpointOutdated, EndpointUnreachable, JobFailed
 
 MAX_FILE_BYTES = 1 << 30
 _DOWNLOAD_TIMEOUT_S = 60.0

@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import openai
 import pytest
 import soundfile
 
 from tests.e2e.conftest import Surroundings, Worker
+from tests.fakes.openai_bridge import OpenAIBridge
 from tests.fakes.runpod_server import API_KEY, RunpodServer
 from tests.fakes.seaweed import SECRET_KEY
 
@@ -173,11 +175,13 @@ def test_a_stream_arrives_in_order_before_the_job_ends_and_is_the_audio(endpoint
     assert download(result["audio"]["url"])[0] == heard
 
 
-def test_a_stream_of_one_chunk_is_the_bytes_of_the_job_without_a_stream(endpoint):
-    asked = REQUEST | {"input": "Hello there.", "response_format": "pcm"}
+def test_a_stream_is_the_bytes_of_the_job_without_a_stream(endpoint):
+    text = "The first words come soon. " + "The others take their time, as long as there are any. " * 4
+    asked = REQUEST | {"input": text, "response_format": "pcm"}
     plain = endpoint.server.run(asked, JOB_S)["output"]
     streamed = endpoint.server.run(asked | {"stream_format": "audio"}, JOB_S)["output"]
-    assert streamed["stream"]["sha256"] == plain["sha256"]
+    assert streamed["stream"]["parts"] == len(plain["segments"]) > 2
+    assert streamed["stream"]["sha256"] == streamed["sha256"] == plain["sha256"]
 
 
 def test_a_part_that_the_platform_refuses_once_is_sent_again(endpoint):
@@ -228,8 +232,9 @@ def test_a_repeated_job_is_not_computed_again_and_its_files_can_be_found_and_rem
     assert hashlib.sha256(download(again["audio"]["url"])[0]).hexdigest() == first["sha256"]
     found = endpoint.server.run({"action": "outputs.get", "id": first["id"]}, JOB_S)["output"]
     assert hashlib.sha256(download(found["files"]["wav"]["url"])[0]).hexdigest() == first["sha256"]
-    assert endpoint.server.run({"action": "outputs.delete", "id": first["id"]}, JOB_S)["output"]["deleted"] == ["wav"]
+    assert endpoint.server.run({"action": "outputs.delete", "id": first["id"]}, JOB_S)["output"]["deleted"] == ["memo", "wav"]
     assert endpoint.server.run({"action": "outputs.get", "id": first["id"]}, JOB_S)["error"].startswith("OUTPUT_NOT_FOUND: ")
+    assert "repeated" not in endpoint.server.run(asked, JOB_S)["output"]
 
 
 def test_a_file_has_a_name_to_save_it_by(endpoint, first_result):
@@ -237,12 +242,20 @@ def test_a_file_has_a_name_to_save_it_by(endpoint, first_result):
         assert response.headers["Content-Disposition"] == f'inline; filename="{first_result["id"]}.wav"'
 
 
-def test_the_openai_route_answers_in_openais_shape(endpoint):
-    call = {"openai_route": "/v1/audio/speech", "openai_input": {"model": "tts-1", "voice": "default", "input": "Hi."}}
-    spoken = endpoint.server.run(call, JOB_S)["output"]
-    assert (spoken["object"], spoken["format"], set(spoken["audio"])) == ("audio.speech", "mp3", {"base64"})
-    refused = endpoint.server.run(call | {"openai_input": {"input": ""}}, JOB_S)
-    assert (refused["status"], refused["output"]["type"], refused["output"]["code"]) == ("FAILED", "invalid_request_error", "text_empty")
+def test_openais_client_speaks_through_the_queue(endpoint):
+    with (
+        OpenAIBridge(lambda job_input: endpoint.server.run(job_input, JOB_S)) as bridge,
+        openai.OpenAI(base_url=bridge.base_url, api_key="any", max_retries=0) as client,
+    ):
+        spoken = client.audio.speech.create(model="tts-1", voice="default", input="Hi.", extra_body={"nfe_step": 4}).json()
+        models = [model.id for model in client.models.list()]
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.audio.speech.create(model="tts-1", voice="default", input="")
+    data = base64.b64decode(spoken["audio"]["base64"])
+    assert (spoken["object"], hashlib.sha256(data).hexdigest()) == ("audio.speech", spoken["sha256"])
+    assert soundfile.info(io.BytesIO(data)).format == "MP3"
+    assert models == ["demo-tiny"]
+    assert (refused.value.code, refused.value.param, refused.value.type) == ("text_empty", "input", "invalid_request_error")
 
 
 def test_health_answers_with_the_boot_and_names_no_local_path(endpoint):

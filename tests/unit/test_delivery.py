@@ -9,7 +9,15 @@ import pytest
 
 from f5_worker import delivery
 from f5_worker.delivery import File, Outbox
-from f5_worker.errors import DeliveryError, RequestError, ResultTooLarge, StoreForbidden, StoreUnavailable
+from f5_worker.errors import (
+    DeliveryError,
+    RequestError,
+    ResultTooLarge,
+    StoreForbidden,
+    StoreMisplaced,
+    StoreNoBucket,
+    StoreUnavailable,
+)
 from f5_worker.guard import GuardedStore
 from f5_worker.jobs import InlineRoom
 from f5_worker.settings import Settings
@@ -135,10 +143,12 @@ def test_an_upload_is_repeated_only_when_its_file_fits_nowhere_else(room, tries)
     assert ("url" in outbox(bucket, room=room).deliver(WAV), bucket.tried) == (tries == 3, tries)
 
 
-def test_an_upload_that_the_bucket_forbids_is_not_repeated():
-    bucket = broken(StoreForbidden("PUT: AccessDenied"))
-    with pytest.raises(DeliveryError):
+@pytest.mark.parametrize("error", [StoreForbidden("PUT: AccessDenied"), StoreNoBucket("PUT"), StoreMisplaced("PUT")])
+def test_an_upload_that_the_bucket_refuses_is_not_repeated_by_the_worker_nor_by_the_client(error):
+    bucket = broken(error)
+    with pytest.raises(DeliveryError, match=rf"upload failed \({error.code}\).*1000 bytes.*no repetition helps") as caught:
         outbox(bucket, room=999).deliver(WAV)
+    assert (caught.value.code, caught.value.retryable) == ("DELIVERY_REFUSED", False)
     assert len(bucket.calls) == 1
 
 

@@ -27,13 +27,11 @@ def test_other_arguments_pass(argv):
     local.check_arguments(argv)
 
 
-def shown(result, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.mkdtemp", lambda prefix: str(tmp_path))
-
+def handling(result):
     async def handle(_job):
         return result
 
-    return asyncio.run(local.readable(handle)({}))
+    return handle
 
 
 def test_inline_files_lie_on_the_disk_under_their_own_types(tmp_path, monkeypatch):
@@ -45,15 +43,21 @@ def test_inline_files_lie_on_the_disk_under_their_own_types(tmp_path, monkeypatc
         "stream": {"output": [{"index": 0, "audio": "A" * 1000}]},
         "seed": 3,
     }
-    seen = shown(result, tmp_path, monkeypatch)
+    made = []
+    monkeypatch.setattr("tempfile.mkdtemp", lambda prefix: made.append(prefix) or str(tmp_path))
+    seen = asyncio.run(local.readable(handling(result))({}))
     audio, srt = Path(seen["audio"]["file"]), Path(seen["subtitles"]["srt"]["file"])
     assert (audio.suffix, audio.read_bytes()) == (".mp3", data)
     assert (srt.suffix, srt.read_bytes()) == (".srt", text)
     assert len(str(seen)) < 600
     assert "(1000 characters)" in seen["stream"]["output"][0]["audio"]
     assert seen["seed"] == 3
+    assert len(made) == 1
 
 
-def test_what_is_not_audio_is_shown_as_it_is(tmp_path, monkeypatch):
+def test_what_is_not_audio_is_shown_as_it_is_and_leaves_no_folder(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("tempfile.mkdtemp", lambda **given: made.append(given))
     result = {"error": "X: y", "details": {"code": "X"}, "audio": {"url": "http://x"}, "list": [1, "a"]}
-    assert shown(dict(result), tmp_path, monkeypatch) == result
+    assert asyncio.run(local.readable(handling(dict(result)))({})) == result
+    assert made == []

@@ -134,6 +134,14 @@ def test_openais_models_stand_for_the_workers_own(model):
     assert openai_api.to_request("/v1/audio/speech", {"model": "F5TTS_Base", "input": "a"})["model"] == "F5TTS_Base"
 
 
+def test_a_bucket_beside_the_call_takes_the_speech_by_url_and_concerns_no_other_route():
+    spoken = openai_api.to_request("/v1/audio/speech", {"input": "a"}, {"bucketName": "b"})
+    assert (spoken["s3Config"], spoken["delivery"]) == ({"bucketName": "b"}, "auto")
+    assert openai_api.to_request("/v1/audio/speech", {"input": "a", "delivery": "url"}, {"bucketName": "b"})["delivery"] == "url"
+    assert openai_api.to_request("/v1/models", None, {"bucketName": "b"}) == {"action": "models.list"}
+    assert openai_api.to_request("/v1/audio/voices", None, {"bucketName": "b"}) == {"action": "voices.list"}
+
+
 def test_a_route_decides_the_action_and_not_the_body():
     assert openai_api.to_request("/v1/audio/speech", {"action": "voices.delete", "input": "a"})["action"] == "speech"
     assert openai_api.to_request("/v1/models", {"action": "health"}) == {"action": "models.list"}

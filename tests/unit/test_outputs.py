@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,6 +15,8 @@ from f5_worker.service import Service
 from f5_worker.settings import Settings
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.speaker import FakeEngine
+
+WAIT_S = 10
 
 
 def service(store=None, engine=None, **chosen) -> Service:
@@ -40,6 +43,36 @@ def test_the_files_of_an_earlier_day_are_found_and_those_of_a_similar_id_are_not
         bucket.put(f"{stem}.mp3", b"x", content_type="audio/mpeg")
     found = run(service(bucket), {"action": "outputs.get", "id": "job-1"})
     assert [name for name, file in found["files"].items() if "job-11" not in file["url"]] == ["mp3"]
+
+
+def test_the_first_day_of_the_bucket_is_looked_at_too_and_foreign_keys_are_no_days():
+    bucket = MemoryStore()
+    for days_ago in (400, 399):  # of the same job: it was started again after midnight
+        bucket.put(f"{stem_of_day(days_ago)}.wav", b"x", content_type="audio/wav")
+    bucket.put("output/20-years/x", b"x", content_type="x/y")
+    assert set(run(service(bucket), {"action": "outputs.get", "id": "job-1"})["files"]) == {"wav"}
+    assert run(service(bucket), {"action": "outputs.delete", "id": "job-1"})["deleted"] == ["wav", "wav"]
+    assert list(bucket.objects) == ["output/20-years/x"]
+
+
+def stem_of_day(days_ago: int) -> str:
+    return delivery.stem_of(Settings(), "job-1", datetime.now(UTC) - timedelta(days=days_ago))
+
+
+def test_deleting_removes_the_files_of_every_day_on_which_the_job_ran():
+    bucket = MemoryStore()
+    for days_ago in (0, 1):
+        bucket.put(f"{stem_of_day(days_ago)}.wav", b"x", content_type="audio/wav")
+    run(service(bucket), {"action": "outputs.delete", "id": "job-1"})
+    assert bucket.objects == {}
+
+
+def test_urls_of_todays_job_cost_one_listing():
+    bucket = MemoryStore()
+    subject = service(bucket)
+    run(subject, {"input": "a"})
+    run(subject, {"action": "outputs.get", "id": "job-1"})
+    assert [method for method, _ in bucket.calls].count("list") == 1
 
 
 def test_deleting_removes_all_files_of_the_job_and_no_others():
@@ -108,13 +141,103 @@ def test_another_request_under_the_same_key_is_refused(change):
     assert len(engine.seen) == 1
 
 
-def test_a_job_whose_files_were_deleted_is_computed_again():
+@pytest.mark.parametrize("mode", ["url", "inline"])
+def test_a_deleted_output_is_gone_with_its_stored_result_and_is_computed_again(mode):
     bucket, engine = MemoryStore(), FakeEngine()
     subject = service(bucket, engine)
+    asked = ASKED | {"delivery": mode}
+    run(subject, asked)
+    run(subject, {"action": "outputs.delete", "id": "job-1"})
+    assert bucket.objects == {}
+    again = run(subject, asked, "job-2")
+    assert (again["id"], "repeated" in again, len(engine.seen)) == ("job-2", False, 2)
+
+
+@dataclass
+class Failing(MemoryStore):
+    """Fails after so many deletions."""
+
+    left: int = 0
+
+    def delete(self, key):
+        if self.left == 0:
+            raise StoreUnavailable("DELETE: timed out")
+        self.left -= 1
+        super().delete(key)
+
+
+@pytest.mark.parametrize("left", range(4))
+def test_a_deletion_that_was_cut_short_can_be_repeated(left):
+    bucket = Failing(left=left)
+    subject = service(bucket)
+    run(subject, ASKED)
+    assert run(subject, {"action": "outputs.delete", "id": "job-1"})["details"] == {"code": "STORE_UNAVAILABLE", "retryable": True}
+    bucket.left = 4
+    assert "error" not in run(subject, {"action": "outputs.delete", "id": "job-1"})
+    assert bucket.objects == {}
+
+
+def test_what_a_deletion_has_begun_to_remove_is_not_returned_any_more():
+    bucket = Failing(left=1)
+    subject = service(bucket)
     run(subject, ASKED)
     run(subject, {"action": "outputs.delete", "id": "job-1"})
-    assert "url" in run(subject, ASKED, "job-2")["audio"]
-    assert len(engine.seen) == 2
+    assert "repeated" not in run(subject, ASKED, "job-2")
+
+
+def test_a_stored_result_whose_marker_is_gone_counts_for_nothing():
+    bucket, engine = MemoryStore(), FakeEngine()
+    subject = service(bucket, engine)
+    run(subject, ASKED | {"delivery": "inline"})
+    (marker,) = [key for key in bucket.objects if key.endswith(".memo")]
+    bucket.delete(marker)
+    assert "repeated" not in run(subject, ASKED | {"delivery": "inline"}, "job-2")
+
+
+def test_the_marker_is_written_before_the_stored_result_and_is_no_file_of_the_job():
+    bucket = MemoryStore()
+    subject = service(bucket)
+    run(subject, ASKED)
+    put = [key for method, key in bucket.calls if method == "put"]
+    assert [("/idempotent/" in key, key.endswith(".memo")) for key in put[-2:]] == [(False, True), (True, False)]
+    assert set(run(subject, {"action": "outputs.get", "id": "job-1"})["files"]) == {"wav", "srt"}
+
+
+def test_jobs_at_once_with_one_key_are_computed_once():
+    bucket, engine = MemoryStore(), FakeEngine()
+    subject = service(bucket, engine)
+
+    async def at_once():
+        return await asyncio.gather(*(subject.handle({"id": f"job-{i}", "input": ASKED}) for i in range(4)))
+
+    results = asyncio.run(at_once())
+    assert len(engine.seen) == 1
+    assert sorted(result.get("repeated", False) for result in results) == [False, True, True, True]
+    assert len({result["sha256"] for result in results}) == 1
+    assert not subject._run.remembered
+
+
+def test_a_job_that_waited_for_one_that_was_cancelled_is_computed():
+    bucket, engine = MemoryStore(), FakeEngine()
+    engine.gate.clear()
+    subject = service(bucket, engine)
+
+    async def cancel_the_first():
+        first = asyncio.create_task(subject.handle({"id": "job-1", "input": ASKED}))
+        assert await asyncio.to_thread(engine.started.acquire, timeout=WAIT_S)
+        second = asyncio.create_task(subject.handle({"id": "job-2", "input": ASKED}))
+        (lock,) = subject._run.remembered.values()
+        async with asyncio.timeout(WAIT_S):
+            while not lock._waiters:  # noqa: ASYNC110 - nobody is told of it
+                await asyncio.sleep(0)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        engine.gate.set()
+        return await asyncio.wait_for(second, WAIT_S)
+
+    result = asyncio.run(cancel_the_first())
+    assert (result["id"], "repeated" in result) == ("job-2", False)
 
 
 def test_a_failed_job_is_not_remembered():
@@ -138,7 +261,7 @@ def test_a_stored_result_that_is_none_is_computed_again():
     subject = service(bucket, engine)
     run(subject, ASKED)
     (key,) = [key for key in bucket.objects if "/idempotent/" in key]
-    for raw in (b"{}", b"nothing", json.dumps({"request": 1, "result": {"audio": {}}, "keys": {}}).encode()):
+    for raw in (b"{}", b"nothing", json.dumps({"request": 1, "result": {"audio": {}}, "keys": {}, "marker": ""}).encode()):
         bucket.put(key, raw, content_type="x/y")
         assert "error" not in run(subject, ASKED, "job-2")
 

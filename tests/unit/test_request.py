@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from f5_worker import audio, fields, request
 from f5_worker.errors import RequestError, TextEmpty, TextTooLong
@@ -132,6 +133,29 @@ def test_too_much_text_has_its_own_code():
 
 def test_mixed_problems_have_the_general_code():
     assert refused({"input": "", "speed": 9}).code == "INVALID_REQUEST"
+
+
+def test_long_base64_is_decoded_in_pieces_so_that_other_threads_run_on(monkeypatch):
+    data, decode, pieces = bytes(range(256)) * 12_000, base64.b64decode, []
+    monkeypatch.setattr(fields.base64, "b64decode", lambda text, **given: pieces.append(len(text)) or decode(text, **given))
+    asked = request.parse({"input": "a", "ref_audio": base64.b64encode(data).decode(), "ref_text": "w"})
+    assert asked.ref_audio.data == data
+    assert (len(pieces), max(pieces)) == (4, 1 << 20)
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(st.binary(max_size=12), st.text("AB=", max_size=6))
+def test_of_base64_in_pieces_no_more_is_accepted_than_as_a_whole(data, appended):
+    text = base64.b64encode(data).decode() + appended
+    asked = {"input": "a", "ref_audio": {"base64": text}, "ref_text": "w"}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fields, "_PIECE_CHARS", 4)
+        refusal = refusal_of(asked, WITH_BUCKET)
+        decoded = None if refusal else request.parse(asked).ref_audio.data
+    if refusal:
+        assert appended or not data
+    else:
+        assert decoded == base64.b64decode(text, validate=True)
 
 
 @pytest.mark.parametrize("given_audio", [AUDIO, {"base64": AUDIO}, f"data:audio/wav;base64,{AUDIO}", AUDIO[:8] + "\n" + AUDIO[8:]])

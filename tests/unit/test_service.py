@@ -87,7 +87,7 @@ def test_what_the_caller_asks_for_beyond_the_defaults_reaches_the_engine_too():
     run(service(engine), {"input": "Hello.", "quality": "fast"} | asked)
     options = engine.seen[0][2]
     assert (options.duration_s, options.normalize, options.language, options.tags) == (3.0, False, "en", True)
-    assert (options.longest_silence_s, options.loudness_lufs, options.nfe_step, options.first_chunk_bytes) == (None, -18.0, 7, None)
+    assert (options.longest_silence_s, options.loudness_lufs, options.nfe_step) == (None, -18.0, 7)
     assert options.fade_s == 0.2
 
 
@@ -161,6 +161,27 @@ def test_the_real_time_factor_is_synthesis_per_second_of_audio():
     assert result["rtf"] == pytest.approx(result["timings_ms"]["synthesis"] / 1000 / result["duration_s"], abs=1e-4)
 
 
+ROUTED = {"openai_route": "/v1/audio/speech", "openai_input": {"input": "a"}}
+
+
+@pytest.mark.parametrize("job_input", [{"input": "a"}, {"action": "batch", "requests": [{"input": "a"}] * 2}, ROUTED])
+def test_the_event_loop_runs_on_while_a_request_is_parsed(job_input, monkeypatch):
+    async def handled():
+        loop, parse, passed = asyncio.get_running_loop(), request.parse, []
+
+        def parse_when_another_coroutine_has_run(*given):
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(WAIT_S)
+            passed.append(given)
+            return parse(*given)
+
+        monkeypatch.setattr(request, "parse", parse_when_another_coroutine_has_run)
+        return await service().handle({"id": "job-1", "input": job_input}), passed
+
+    result, passed = asyncio.run(handled())
+    assert "error" not in result
+    assert len(passed) == (3 if "requests" in job_input else 1)
+
+
 def test_a_batch_gives_results_and_errors_one_by_one():
     subject = service()
     bad = [{"input": ""}, "no object", {"input": "c", "stream_format": "audio"}, {"action": "health"}]
@@ -191,8 +212,15 @@ def test_the_bucket_beside_the_input_is_used_as_the_one_inside_it(caplog):
     ours = MemoryStore()
     subject = Service(FakeEngine(), Settings(loopback_urls=True), ours, boot=dict, new_store=new_store)
     config = {"accessId": "their-key-id", "accessSecret": "their-secret", "bucketName": "their-bucket", "endpointUrl": "http://127.0.0.1:9"}
+    call = {"openai_route": "/v1/audio/speech", "openai_input": {"model": "tts-1", "voice": "default", "input": "a"}}
+    jobs = [
+        {"input": {"input": "a"}, "s3Config": config},
+        {"input": {"input": "a", "s3Config": config}},
+        {"input": call, "s3Config": config},
+        {"input": call | {"openai_input": {"input": "a", "s3Config": config}}},
+    ]
     with caplog.at_level(logging.DEBUG):
-        for job in ({"input": {"input": "a"}, "s3Config": config}, {"input": {"input": "a", "s3Config": config}}):
+        for job in jobs:
             result = asyncio.run(subject.handle({"id": "job-1", **job}))
             assert "url" in result["audio"], result
     assert len(theirs.calls) > 0
@@ -517,6 +545,24 @@ def test_a_cancelled_job_ends_its_thread_and_then_frees_the_gpu():
 
     assert asyncio.run(cancel_the_first())["id"] == "second"
     assert engine.most_running == 1
+
+
+@pytest.mark.parametrize("job_input", [{"input": "a"}, {"action": "batch", "requests": [{"input": "a"}] * 2}, ROUTED])
+def test_a_cancelled_job_ends_in_the_log_once(job_input, caplog):
+    engine = FakeEngine()
+    engine.gate.clear()
+
+    async def cancel():
+        job = asyncio.create_task(service(engine).handle({"id": "job-1", "input": job_input}))
+        await _reached(engine.started)
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        await _reached(engine.ended)
+
+    with caplog.at_level(logging.INFO, logger="f5_worker"):
+        asyncio.run(cancel())
+    assert caplog.text.count("job.end outcome=cancelled") == 1
 
 
 def test_a_job_cancelled_while_it_waits_never_gets_the_gpu():
