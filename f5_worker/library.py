@@ -17,7 +17,8 @@ def create(run: Runtime, asked: request.VoicesCreate) -> Result:
 
 
 def get(run: Runtime, asked: request.VoicesGet) -> Result:
-    return run.saved_voices.read(asked.voice) | run.saved_voices.link(asked.voice, asked.url_expires_in or run.settings.url_expires_s)
+    record = run.saved_voices.read(asked.voice)
+    return record | run.saved_voices.link(record, asked.url_expires_in or run.settings.url_expires_s)
 
 
 def list_all(run: Runtime, _asked: request.VoicesList) -> Result:
