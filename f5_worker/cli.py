@@ -2,7 +2,7 @@
 `say`, `validate` and `boot-report`.
 
 Exit codes: 0 all is well, 1 something is missing or wrong (the table says what), 2 the settings are wrong, 3 the bucket,
-the hub or the disk failed.
+the hub or the disk failed, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -28,7 +29,8 @@ from rich.table import Table
 from f5_worker import doctor, hub, inventory, logs, say, selftest, validate, waterfall
 from f5_worker.cache import HubCache
 from f5_worker.errors import SettingsError, WorkerError
-from f5_worker.manifest import ModelSpec, PinnedFile, load_model, load_pins
+from f5_worker.inventory import Weights
+from f5_worker.manifest import PinnedFile, load_pins
 from f5_worker.placement import RAM_DIR, choose
 from f5_worker.publish import Publication
 from f5_worker.report import Timeline
@@ -50,6 +52,14 @@ app.command("validate")(validate.command)
 console, errors = Console(), Console(stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
+WithTranscriber = Annotated[
+    bool,
+    typer.Option(
+        "--transcriber",
+        help="Also the weights of speech recognition, 1.6 GB more. Left out by default: a worker restores them, and publishes what the "
+        "bucket lacks of them, only when a job first transcribes or aligns, and many endpoints never do.",
+    ),
+]
 CacheDir = Annotated[Path | None, typer.Option(help="Local cache directory; default MODEL_CACHE_DIR or the worker's own choice.")]
 
 
@@ -59,27 +69,27 @@ def main(make_store: Callable[[S3Settings], Store]) -> None:
 
 
 @cache_app.command()
-def status(context: typer.Context, as_json: AsJson = False, cache_dir: CacheDir = None) -> None:
+def status(context: typer.Context, transcriber: WithTranscriber = False, as_json: AsJson = False, cache_dir: CacheDir = None) -> None:
     """What the bucket and the local cache hold of the model. Reads sizes only; `verify` reads the bytes."""
-    with _session(context, cache_dir) as (settings, spec, store):
-        states = inventory.file_states(store, settings.models_prefix, spec.files)
-        manifests = inventory.manifest_states(store, settings.models_prefix, spec.files)
-        local = _local_cache(settings, spec.files)
+    with _session(context, cache_dir, transcriber=transcriber) as (settings, weights, store):
+        states = inventory.file_states(store, settings.models_prefix, weights.files)
+        manifests = inventory.manifest_states(store, settings.models_prefix, weights.files)
+        local = _local_cache(settings, weights.files)
         rows: list[Row] = [(s.key, s.file.size_bytes, s.state, "yes" if _holds(local, s.file) else "no") for s in states]
         rows += [(key, None, state, "-") for key, state in manifests.items()]
-        _show(as_json, f"{spec.name} in {store_name(settings)}, local cache {local.root}", ("key", "bytes", "bucket", "local"), rows)
+        _show(as_json, f"{weights.name} in {store_name(settings)}, local cache {local.root}", ("key", "bytes", "bucket", "local"), rows)
         _end(all(row[2] == "ok" for row in rows))
 
 
 @cache_app.command()
-def verify(context: typer.Context, as_json: AsJson = False) -> None:
+def verify(context: typer.Context, transcriber: WithTranscriber = False, as_json: AsJson = False) -> None:
     """Read every byte of the model from the bucket and compare it with the pinned sha256."""
-    with _session(context) as (settings, spec, store):
-        with _progress("verify", sum(f.size_bytes for f in spec.files)) as advance:
-            states = inventory.verify(store, settings.models_prefix, spec.files, advance)
+    with _session(context, transcriber=transcriber) as (settings, weights, store):
+        with _progress("verify", weights.size_bytes) as advance:
+            states = inventory.verify(store, settings.models_prefix, weights.files, advance)
         _show(
             as_json,
-            f"{spec.name} in {store_name(settings)}",
+            f"{weights.name} in {store_name(settings)}",
             ("key", "bytes", "bucket"),
             [(s.key, s.file.size_bytes, s.state) for s in states],
         )
@@ -87,11 +97,11 @@ def verify(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 @cache_app.command()
-def pull(context: typer.Context, as_json: AsJson = False, cache_dir: CacheDir = None) -> None:
+def pull(context: typer.Context, transcriber: WithTranscriber = False, as_json: AsJson = False, cache_dir: CacheDir = None) -> None:
     """Restore the model into a local cache as a boot does: from the disk, the bucket, else the hub."""
-    with _session(context, cache_dir) as (settings, spec, store):
-        report = _bring(settings, spec, store)
-        _show(as_json, f"{spec.name} in {report.cache_dir}", ("file", "bytes", "source"), _source_rows(spec, report))
+    with _session(context, cache_dir, transcriber=transcriber) as (settings, weights, store):
+        report = _bring(settings, weights, store)
+        _show(as_json, f"{weights.name} in {report.cache_dir}", ("file", "bytes", "source"), _source_rows(weights, report))
         _end(not report.missing)
 
 
@@ -99,20 +109,21 @@ def pull(context: typer.Context, as_json: AsJson = False, cache_dir: CacheDir = 
 def push(
     context: typer.Context,
     mend: Annotated[bool, typer.Option("--mend", help="Read the bucket's bytes first and overwrite what is wrong.")] = False,
+    transcriber: WithTranscriber = False,
     as_json: AsJson = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Seed the bucket from the local cache or the hub, on any machine: what it lacks is sent, manifest last."""
-    with _session(context, cache_dir) as (settings, spec, store):
-        wrong = [s.key for s in inventory.verify(store, settings.models_prefix, spec.files) if s.state == "wrong bytes"] if mend else []
-        report = _bring(settings, spec, None)
+    with _session(context, cache_dir, transcriber=transcriber) as (settings, weights, store):
+        wrong = [s.key for s in inventory.verify(store, settings.models_prefix, weights.files) if s.state == "wrong bytes"] if mend else []
+        report = _bring(settings, weights, None)
         if report.missing:
-            _show(as_json, "cannot push: files are missing here", ("file", "bytes", "source"), _source_rows(spec, report))
+            _show(as_json, "cannot push: files are missing here", ("file", "bytes", "source"), _source_rows(weights, report))
             _end(False)
         report.wrong_keys = wrong
-        with _progress("push", sum(f.size_bytes for f in spec.files)) as advance:
-            sent = Publication(store, settings, spec.files, report, threading.Event(), on_bytes=advance).run()
-        _show(as_json, f"{spec.name} in {store_name(settings)}", ("sent bytes",), [(sent,)])
+        with _progress("push", weights.size_bytes) as advance:
+            sent = Publication(store, settings, weights.files, report, threading.Event(), on_bytes=advance).run()
+        _show(as_json, f"{weights.name} in {store_name(settings)}", ("sent bytes",), [(sent,)])
 
 
 @cache_app.command()
@@ -131,7 +142,7 @@ def gc(
     """
     if yes and dry_run:
         raise typer.BadParameter("--yes deletes and --dry-run does not: give one of them")
-    with _session(context) as (settings, _spec, store):
+    with _session(context) as (settings, _weights, store):
         pinned = load_pins(settings.models_file)
         found = inventory.garbage(store, settings.models_prefix, pinned, older_than=timedelta(days=older_than_days))
         verb = "deleted" if yes else "would delete"
@@ -173,17 +184,23 @@ def store_name(settings: Settings) -> str:
 
 
 @contextmanager
-def _session(context: typer.Context, cache_dir: Path | None = None) -> Iterator[tuple[Settings, ModelSpec, Store]]:
-    """Settings, model and bucket for one command; every known error becomes one line and an exit code."""
+def _session(
+    context: typer.Context, cache_dir: Path | None = None, *, transcriber: bool = False
+) -> Iterator[tuple[Settings, Weights, Store]]:
+    """Settings, weights and bucket for one command; every known error, and Ctrl-C, becomes one line and an exit code."""
+    signal.signal(signal.SIGTERM, say.stop)
     try:
         settings, s3 = _settings(cache_dir)
-        yield settings, load_model(settings.model, settings.models_file), context.obj(s3)
+        yield settings, inventory.weights(settings, transcriber=transcriber), context.obj(s3)
     except SettingsError as exc:
         errors.print(str(exc), markup=False)
         raise typer.Exit(EXIT_SETTINGS) from exc
     except WorkerError as exc:
         errors.print(str(exc), markup=False)
         raise typer.Exit(EXIT_FAILED) from exc
+    except KeyboardInterrupt:
+        errors.print("stopped; nothing is left half-written, the same command again goes on from there", markup=False)
+        raise typer.Exit(say.EXIT_INTERRUPTED) from None
 
 
 def _settings(cache_dir: Path | None) -> tuple[Settings, S3Settings]:
@@ -210,11 +227,11 @@ def _holds(cache: HubCache, file: PinnedFile) -> bool:
     return False
 
 
-def _bring(settings: Settings, spec: ModelSpec, store: Store | None) -> RestoreReport:
+def _bring(settings: Settings, weights: Weights, store: Store | None) -> RestoreReport:
     """Restore into the local cache, with the growth of its files as progress."""
-    caches = choose(settings, spec.files)
+    caches = choose(settings, weights.files)
     hub.set_client_env(os.environ, caches[0])
-    total, done = sum(f.size_bytes for f in spec.files), threading.Event()
+    total, done = weights.size_bytes, threading.Event()
     with _progress("restore", total) as advance:
 
         def watch() -> None:
@@ -227,20 +244,20 @@ def _bring(settings: Settings, spec: ModelSpec, store: Store | None) -> RestoreR
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
-            return restore(spec.files, caches, settings, store, timeline=Timeline(time.time()))
+            return restore(weights.files, caches, settings, store, timeline=Timeline(time.time()))
         finally:
             done.set()
             watcher.join()
 
 
-def _source_rows(spec: ModelSpec, report: RestoreReport) -> list[Row]:
-    return [(f.path, f.size_bytes, report.sources.get(f) or report.missing.get(f, "missing")) for f in spec.files]
+def _source_rows(weights: Weights, report: RestoreReport) -> list[Row]:
+    return [(f.path, f.size_bytes, report.sources.get(f) or report.missing.get(f, "missing")) for f in weights.files]
 
 
 @contextmanager
 def _progress(name: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=errors, transient=True) as progress:
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task(name, total=total_bytes)
         yield lambda count: progress.advance(task, count)
 
