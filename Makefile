@@ -6,10 +6,19 @@ PINS := requirements.txt requirements-nodeps.txt requirements-dev.txt
 READY := $(VENV)/.ready
 PYTEST_ARGS ?=
 
-.PHONY: demo test check bench image image-test clean
+.PHONY: demo studio studio-test test check bench image image-test clean
 
 demo: $(READY)
 	$(BIN)/python -m tests.demo
+
+# A page to listen: with a worker that is started here, or with ENDPOINT=<id> and RUNPOD_API_KEY a deployed one.
+PORT ?= 8600
+studio: $(READY)
+	$(BIN)/python -m $(if $(ENDPOINT),f5_worker studio --endpoint $(ENDPOINT),tests.studio) --port $(PORT)
+
+# The page in a headless Chromium, which must be installed; leaves pictures of it in out/studio.
+studio-test: $(READY)
+	SCREENSHOTS=out/studio $(BIN)/python -m pytest tests/unit/test_studio.py tests/e2e/test_studio_page.py $(PYTEST_ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -1,5 +1,5 @@
 """Operator commands: `python -m f5_worker cache status|pull|push|verify|gc`, `doctor`, `selftest`,
-`say`, `validate` and `boot-report`.
+`say`, `studio`, `validate` and `boot-report`.
 
 Exit codes: 0 all is well, 1 something is missing or wrong (the table says what), 2 the settings are wrong, 3 the bucket,
 the hub or the disk failed, 130 Ctrl-C.
@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from f5_worker import doctor, hub, inventory, logs, say, selftest, validate, waterfall
+from f5_worker import doctor, hub, inventory, logs, say, selftest, studio, validate, waterfall
 from f5_worker.cache import HubCache
 from f5_worker.errors import SettingsError, WorkerError
 from f5_worker.inventory import Weights
@@ -48,6 +48,7 @@ app.add_typer(cache_app, name="cache")
 app.command("doctor")(doctor.command)
 app.command("selftest")(selftest.command)
 app.command("say")(say.command)
+app.command("studio")(studio.command)
 app.command("validate")(validate.command)
 console, errors = Console(), Console(stderr=True)
 

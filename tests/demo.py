@@ -54,10 +54,7 @@ class Model:
 
 
 def main() -> int:
-    wanted = os.environ.get("DEMO_MODEL", "")
-    if wanted not in {"", "tiny", REAL_MODEL} and not Path(wanted).is_file():
-        say(f"DEMO_MODEL must be tiny, {REAL_MODEL} or the path of a models file; there is no {wanted}")
-        return 2
+    wanted = wanted_model()
     shutil.rmtree(OUT / "demo", ignore_errors=True)
     (OUT / "demo").mkdir(parents=True)
     with ExitStack() as stack:
@@ -78,6 +75,14 @@ def main() -> int:
     if not from_bucket:
         say("the second boot did NOT come from the bucket alone")
     return 0 if same and from_bucket else 1
+
+
+def wanted_model() -> str:
+    wanted = os.environ.get("DEMO_MODEL", "")
+    if wanted not in {"", "tiny", REAL_MODEL} and not Path(wanted).is_file():
+        say(f"DEMO_MODEL must be tiny, {REAL_MODEL} or the path of a models file; there is no {wanted}")
+        sys.exit(2)
+    return wanted
 
 
 @contextmanager
