@@ -129,6 +129,8 @@ def serve(settings: Settings) -> None:
 def import_sdk(log_level: str = "INFO") -> ModuleType:
     """RunPod's SDK. It reads the environment and calls logging.basicConfig when it is imported."""
     os.environ["RUNPOD_LOG_LEVEL"] = log_level  # its default, DEBUG, writes whole results into the log
+    for name in ("RUNPOD_SKIP_GPU_CHECK", "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS"):  # the boot has checked itself (docs/decisions/0018)
+        os.environ.setdefault(name, "true")
     # At import the SDK asks py-cpuinfo for the name of the processor, which runs programs for 1.1 s; paramiko is for its command line.
     cpuinfo = ModuleType("cpuinfo")
     cpuinfo.get_cpu_info = lambda: {"brand_raw": processor_name()}  # type: ignore[attr-defined]

@@ -22,8 +22,10 @@ log = logging.getLogger(__name__)
 DRIVER = "libcuda.so.1"
 DEVICE = Path("/dev/nvidiactl")  # what the container runtime puts into a container that gets a GPU
 MIN_CUDA = (12, 0)  # torch's CUDA 12.6 runs on every driver of CUDA 12 (minor version compatibility)
+GENERATIONS = range(5, 10)  # major compute capabilities that torch 2.7.1 for CUDA 12.6 has kernels for; it has no PTX for later ones
 GPU_TIMEOUT_S = 60.0  # a context takes 0.2-2 s; a broken GPU can keep the call for ever
 TRIAL_BYTES = 1 << 20
+_COMPUTE_CAPABILITY_MAJOR = 75  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
 
 DEFAULT_INIT_TIMEOUT_S = 420  # RunPod's own: a worker that is not ready by then counts as unhealthy
 START_S = 60  # imports, GPU context, load and warm-up on a slow disk
@@ -71,7 +73,7 @@ def _use_gpu() -> None:
         if code:
             raise GpuUnavailable(f"{name} failed: {_reason(driver, code)}; use another machine, or RUNPOD_SKIP_GPU_CHECK=true for the CPU")
 
-    count, version, device = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    count, version, device, generation = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     context, memory = ctypes.c_void_p(), ctypes.c_uint64()
     call("cuInit", 0)
     call("cuDriverGetVersion", ctypes.byref(version))
@@ -84,6 +86,12 @@ def _use_gpu() -> None:
     if not count.value:
         raise GpuUnavailable("the driver shows no GPU; CUDA_VISIBLE_DEVICES may hide it")
     call("cuDeviceGet", ctypes.byref(device), 0)
+    call("cuDeviceGetAttribute", ctypes.byref(generation), _COMPUTE_CAPABILITY_MAJOR, device)
+    if generation.value not in GENERATIONS:
+        raise GpuUnavailable(
+            f"the GPU has compute capability {generation.value}.x and torch's build runs on {GENERATIONS[0]}.0 to {GENERATIONS[-1]}.x: "
+            "choose an Ampere, Ada or Hopper GPU"
+        )
     call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
     call("cuCtxPushCurrent_v2", context)
     call("cuMemAlloc_v2", ctypes.byref(memory), ctypes.c_size_t(TRIAL_BYTES))

@@ -66,7 +66,8 @@ MEANING = {
     " Unset: none are made.",
     "RUNPOD_ENDPOINT_ID": "Set by RunPod: logs are JSON lines then.",
     "RUNPOD_GPU_COUNT": "Set by RunPod: above 0, a worker whose GPU does not work ends at once instead of serving from the CPU.",
-    "RUNPOD_SKIP_GPU_CHECK": "`true`: neither this worker nor RunPod's SDK looks whether the GPU works.",
+    "RUNPOD_SKIP_GPU_CHECK": "`true`: this worker does not look whether the GPU works. RunPod's SDK looks only where this is set to `false`"
+    " (and at CUDA, memory, disk and network where RUNPOD_SKIP_AUTO_SYSTEM_CHECKS is).",
 }
 
 
@@ -167,7 +168,8 @@ class _Reader:
     def __init__(self, env: Mapping[str, str], on_read: Callable[[str, str], object]) -> None:
         self.env, self.on_read = env, on_read
         self.problems: list[str] = []
-        self.warnings: list[str] = []
+        unread = [name for name in ("HF_HOME", "HF_HUB_CACHE") if env.get(name)]  # every boot sets them
+        self.warnings = [f"{name} is not read: MODEL_CACHE_DIR names the directory of the weights" for name in unread]
 
     def text(self, name: str, default: str) -> str:
         self.on_read(name, default)

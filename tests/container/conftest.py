@@ -111,7 +111,7 @@ class Surroundings:
     def start(self, env: Mapping[str, str] | None = None, *, bucket: str | None = None, options: Sequence[str] = ()) -> Container:
         """A worker that knows the tiny model only by the mounted models file; its bytes come from the hub or the bucket."""
         worker = {"F5_MODEL": "demo-tiny", "F5_MODELS_FILE": MODELS_FILE, "HF_ENDPOINT": self.hub.url, "PUBLISH_JITTER_S": "0"}
-        platform = {"RUNPOD_SKIP_GPU_CHECK": "true", "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true"}
+        platform = {"RUNPOD_SKIP_GPU_CHECK": "true"}
         store = self.store.env(bucket) if bucket else {}
         return self.engine.start(
             worker | platform | store | dict(env or {}), options=["-v", f"{self.models_file}:{MODELS_FILE}:ro", *options]

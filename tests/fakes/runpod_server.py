@@ -130,7 +130,6 @@ class RunpodServer:
             "RUNPOD_WEBHOOK_PING": f"{base}/ping/$RUNPOD_POD_ID?gpu=NONE",
             "RUNPOD_PING_INTERVAL": "1000",
             "RUNPOD_SKIP_GPU_CHECK": "true",
-            "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
         }
 
     def submit(self, job_input: Any, **extras: Any) -> str:

@@ -12,7 +12,7 @@ from f5_worker import fitness
 from f5_worker.errors import GpuUnavailable
 from f5_worker.settings import Settings
 
-OUT_PARAMETERS = {"cuDriverGetVersion": 12_080, "cuDeviceGetCount": 1, "cuDeviceGet": 0}
+OUT_PARAMETERS = {"cuDriverGetVersion": 12_080, "cuDeviceGetCount": 1, "cuDeviceGet": 0, "cuDeviceGetAttribute": 8}
 TRIAL = ["cuDevicePrimaryCtxRetain", "cuCtxPushCurrent_v2", "cuMemAlloc_v2", "cuMemsetD8_v2", "cuCtxSynchronize", "cuMemFree_v2"]
 
 
@@ -68,12 +68,23 @@ def test_a_call_that_fails_is_named_with_the_drivers_reason(settings, install, c
 
 @pytest.mark.parametrize(
     ("answers", "reason"),
-    [({"cuDeviceGetCount": 0}, "no GPU"), ({"cuDriverGetVersion": 11_080}, r"supports CUDA 11\.8, torch needs 12\.0")],
+    [
+        ({"cuDeviceGetCount": 0}, "no GPU"),
+        ({"cuDriverGetVersion": 11_080}, r"supports CUDA 11\.8, torch needs 12\.0"),
+        ({"cuDeviceGetAttribute": 12}, r"compute capability 12\.x and torch's build runs on 5\.0 to 9\.x: choose an Ampere"),
+    ],
 )
 def test_a_driver_that_cannot_serve_is_refused(settings, install, answers, reason):
     install(FakeDriver(**answers))
     with pytest.raises(GpuUnavailable, match=reason):
         fitness.check(replace(settings, gpu_expected=True))
+
+
+def test_the_gpus_that_pass_are_those_that_the_installed_torch_has_kernels_for():
+    import torch
+
+    kernels = torch._C._cuda_getArchFlags().split()
+    assert {int(kernel.removeprefix("sm_")) // 10 for kernel in kernels} == set(fitness.GENERATIONS)
 
 
 def test_a_container_without_a_driver_is_refused(settings, monkeypatch):

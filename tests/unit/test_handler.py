@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -103,3 +104,15 @@ import cpuinfo
 assert rp_debugger.PROCESSOR == cpuinfo.get_cpu_info()["brand_raw"], rp_debugger.PROCESSOR
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_the_sdk_does_not_check_again_what_the_boot_has_checked():
+    checks = (
+        "import asyncio, handler; handler.import_sdk()\n"
+        "from runpod.serverless.modules import rp_fitness\n"
+        "asyncio.run(rp_fitness.run_fitness_checks())\n"
+        "assert rp_fitness._registration_state == {'gpu_check': True, 'system_checks': True}\n"
+        "assert rp_fitness._fitness_checks == []"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RUNPOD_")}
+    assert subprocess.run([sys.executable, "-c", checks], cwd=ROOT, env=env, check=False).returncode == 0
