@@ -1,7 +1,8 @@
 """`python -m f5_worker doctor`: everything that keeps a worker from a fast cold start, tried for real, each with its remedy.
 
 Exit codes: 0 nothing failed (warnings may be there), 1 something must be mended, 2 the settings are wrong, 130 Ctrl-C. The bucket is left
-as it was: scratch objects are deleted, also on Ctrl-C. At most 0.5 GB are read from it in 15 s.
+as it was: scratch objects are deleted, also on Ctrl-C; where the bucket keeps versions, they stay as old ones (32 MB at most), as every
+deleted object does. At most 0.5 GB are read from it in 15 s.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _findings(env: Mapping[str, str], make_store: Callable[[S3Settings], Bucket]
         return
     logs.set_up_for(replace(settings, log_level="ERROR", warnings=()), env)
     yield Finding("settings", f"model {spec.name}, {f'bucket {settings.s3.bucket}' if settings.s3 else 'no bucket'}")
-    yield from (warning("settings", "settings_unused", text, "set S3_BUCKET, or unset the rest") for text in settings.warnings)
+    yield from (warning("settings", "settings_unused", text, "correct or unset it") for text in settings.warnings)
     yield from _misspelt(env)
     is_cached = yield from _bucket(settings, spec, make_store, prices)
     yield from doctor_host.disks(settings, spec.files)

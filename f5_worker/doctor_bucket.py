@@ -18,6 +18,7 @@ from f5_worker.settings import Settings
 from f5_worker.store import PERMISSIONS, LifecycleRule, Store
 
 _DATA = b"written by the doctor of the F5-TTS worker, may be deleted\n"
+_AGAIN = "run this again; when it stays, look at the store's status page and at AWS_ENDPOINT_URL"
 _PERMISSION = {"put": "PUT", "get": "GET", "head": "HEAD", "list": "LIST", "delete": "DELETE"}
 _WITHOUT = {
     "put": "results, voices and weights cannot be stored",
@@ -85,16 +86,25 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def permissions(store: Store, prefixes: list[str], kept: Scratch) -> list[Finding]:
-    """One finding for each of put, get, head, list and delete, from a real call under every prefix."""
+    """One finding for each of put, get, head, list and delete, from a real call under every prefix.
+
+    A key that may neither write nor list is told of an object that is not there what it is told of one that it may not read: whether it
+    may get and head is then skipped.
+    """
     errors: dict[str, dict[str, StoreError]] = {call: {} for call in _PERMISSION}
+    untold = []
     for prefix in prefixes:
         key = kept.key(prefix)
         found = _try_out(store, key)
-        if isinstance(found.get("put"), StoreForbidden):
+        refused = {call for call, error in found.items() if isinstance(error, StoreForbidden)}
+        if "put" in refused:
             kept.keys.remove(key)  # surely not written
+        if {"put", "list"} <= refused:
+            untold.append(prefix)
+            found = {call: error for call, error in found.items() if call not in {"get", "head"}}
         for call, error in found.items():
             errors[call][prefix] = error
-    return [_permission(call, errors[call], prefixes) for call in _PERMISSION]
+    return [_permission(call, errors[call], prefixes, untold if call in {"get", "head"} else []) for call in _PERMISSION]
 
 
 def _try_out(store: Store, key: str) -> dict[str, StoreError]:
@@ -118,7 +128,9 @@ def _try_out(store: Store, key: str) -> dict[str, StoreError]:
     return errors
 
 
-def _permission(call: str, errors: dict[str, StoreError], prefixes: list[str]) -> Finding:
+def _permission(call: str, errors: dict[str, StoreError], prefixes: list[str], untold: list[str]) -> Finding:
+    if not errors and untold:
+        return skipped(call, f"cannot be told under {', '.join(untold)}: the key may neither write nor list there")
     if not errors:
         return Finding(call, f"allowed under {', '.join(prefixes)}")
     error = next(iter(errors.values()))
@@ -127,7 +139,7 @@ def _permission(call: str, errors: dict[str, StoreError], prefixes: list[str]) -
         remedy = f"give the key {PERMISSIONS[_PERMISSION[call]]} for {where}"
         return failed(call, f"no_{call}", f"refused under {where}: {_WITHOUT[call]}", remedy)
     fault = "wrong_region" if isinstance(error, StoreMisplaced) else "endpoint_failing"
-    return failed(call, fault, error.message, "run this again; when it stays, look at the store's status page and at AWS_ENDPOINT_URL")
+    return failed(call, fault, error.message, _AGAIN)
 
 
 def housekeeping(store: Bucket, prefixes: list[str]) -> list[Finding]:
@@ -151,7 +163,7 @@ def _versions(kept: list[str], *, versioned: bool) -> Finding:
         "add a lifecycle rule with NoncurrentVersionExpiration of 1 day "
         "(Backblaze B2: bucket, Lifecycle Settings, 'Keep only the last version of the file')"
     )
-    return warning("old versions", "versions_grow", f"kept and billed for ever under {', '.join(kept)}", remedy)
+    return warning("old versions", "versions_grow", f"kept and billed for ever under {', '.join(kept)}, what this deleted as well", remedy)
 
 
 def _uploads(kept: list[str]) -> Finding:
@@ -169,8 +181,11 @@ def model(store: Store, settings: Settings, spec: ModelSpec) -> Finding:
         return skipped("model", "ENABLE_S3_MODEL_CACHE is off: every cold start downloads from the hub")
     total_bytes = sum(f.size_bytes for f in spec.files)
     states = []
-    with suppress(StoreForbidden):  # of a missing object, to a key that may not list
-        states = inventory.file_states(store, settings.models_prefix, spec.files)
+    try:
+        with suppress(StoreForbidden):  # of a missing object, to a key that may not list
+            states = inventory.file_states(store, settings.models_prefix, spec.files)
+    except StoreError as exc:
+        return failed("model", "endpoint_failing", exc.message, _AGAIN)
     bad = [s for s in states if s.state != "ok"]
     if states and not bad:
         return Finding("model", f"{spec.name} is there, {len(states)} files, {total_bytes / 1e6:.0f} MB", values={"bytes": total_bytes})

@@ -94,7 +94,11 @@ def ask(url: str, ca_file: Path | None, *, method: str = "GET", headers: Mapping
     Raises:
         Unreachable: with the step at which it failed; its text has the host and never the URL.
     """
-    target, started = Target.parse(url), time.monotonic()
+    started = time.monotonic()
+    try:
+        target = Target.parse(url)
+    except ValueError as exc:  # a port that is no number
+        raise Unreachable("endpoint_name", "the address is no URL: https://host[:port]") from exc
     where = f"{target.host}:{target.port}"
     with _connected(target, where) as plain, _secured(plain, target, ca_file, where) as sock:
         connection = http.client.HTTPConnection(target.host, target.port)
@@ -107,6 +111,8 @@ def ask(url: str, ca_file: Path | None, *, method: str = "GET", headers: Mapping
             raise Unreachable("endpoint_silent", f"{where} takes the request and does not answer within {ANSWER_TIMEOUT_S:g} s") from exc
         except (OSError, http.client.HTTPException) as exc:
             raise Unreachable("endpoint_broken", f"{where} breaks the request off ({type(exc).__name__})") from exc
+        except ValueError:  # its text has the header
+            raise Unreachable("endpoint_broken", f"{where} cannot be asked: a header has characters that none may have") from None
         told = {name.lower(): value for name, value in response.headers.items()}
     region = told.get("x-amz-bucket-region") or _tag(b"Region", body)
     return Answer(response.status, told, _tag(b"Code", body), region, time.monotonic() - started)

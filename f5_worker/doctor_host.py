@@ -91,7 +91,8 @@ def hub(env: Mapping[str, str], spec: ModelSpec, *, is_needed: bool) -> Finding:
     """Whether the hub has the model; failed when the bucket does not."""
     endpoint = env.get("HF_ENDPOINT", "").rstrip("/") or HUB
     url = f"{endpoint}/{spec.vocab.repo}/resolve/{spec.vocab.commit}/{spec.vocab.path}"
-    headers = {"Authorization": f"Bearer {env['HF_TOKEN']}"} if env.get("HF_TOKEN") else {}
+    token = env.get("HF_TOKEN", "").strip()  # as the hub's own client reads it
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     worse = failed if is_needed else warning
     effect = "" if is_needed else "; the bucket has the model, so boots do without"
     try:

@@ -7,12 +7,13 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from f5_worker.disk import room
 from f5_worker.doctor_bucket import Scratch
-from f5_worker.errors import CacheError, StoreError
+from f5_worker.errors import CacheError, StoreError, StoreForbidden
 from f5_worker.fetch import Item, Limits, fetch
 from f5_worker.finding import Finding, failed, skipped, warning
 from f5_worker.fitness import DEFAULT_INIT_TIMEOUT_S, init_timeout_s
@@ -82,8 +83,9 @@ def _in_bucket(store: Store, settings: Settings, spec: ModelSpec) -> _Sample | N
     low, high = SAMPLE_BYTES
     for file in spec.files if settings.cache_bucket else ():
         key = file.key(settings.models_prefix)
-        if low <= file.size_bytes <= high and (info := store.head(key)) and info.size_bytes == file.size_bytes:
-            return _Sample(key, file.size_bytes, file.sha256)
+        with suppress(StoreForbidden):  # of a missing object, to a key that may not list
+            if low <= file.size_bytes <= high and (info := store.head(key)) and info.size_bytes == file.size_bytes:
+                return _Sample(key, file.size_bytes, file.sha256)
     return None
 
 

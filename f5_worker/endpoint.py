@@ -60,7 +60,7 @@ class RunpodEndpoint:
         self.name, self._trouble_s = endpoint_id, trouble_s
         with _translated(endpoint_id):
             # The SDK itself looks for a key in ~/.runpod/config.toml alone.
-            self._sdk = runpod.Endpoint(endpoint_id, api_key=os.environ.get("RUNPOD_API_KEY") or None)
+            self._sdk = runpod.Endpoint(endpoint_id, api_key=os.environ.get("RUNPOD_API_KEY", "").strip() or None)
         self._http = self._sdk.rp_client
         for scheme in ("http://", "https://"):  # the SDK retries on http alone; here _asked does on both
             self._http.rp_session.mount(scheme, HTTPAdapter(max_retries=0))

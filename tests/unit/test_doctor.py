@@ -13,7 +13,7 @@ from moto import mock_aws
 
 from f5_worker import doctor, doctor_bucket, doctor_host, doctor_line, fitness
 from f5_worker.doctor_line import Prices
-from f5_worker.errors import GpuUnavailable, StoreForbidden, StoreUnavailable
+from f5_worker.errors import GpuUnavailable, StoreForbidden, StoreNotFound, StoreUnavailable
 from f5_worker.finding import Finding, failed, warning
 from f5_worker.manifest import load_model
 from f5_worker.settings import S3Settings, Settings
@@ -134,6 +134,43 @@ def test_a_gpu_that_is_there_and_does_not_work_is_a_failure(monkeypatch: pytest.
     monkeypatch.setattr(fitness, "check_gpu", broken)
     [gpu, *_] = doctor_host.gpu_and_packages(Settings(gpu_expected=True))
     assert (gpu.state, gpu.fault, gpu.seen) == ("failed", "gpu_broken", "cuInit failed")
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_a_key_that_may_only_read_is_not_told_that_it_may_not(lists: bool) -> None:
+    refused, missing = StoreForbidden("AccessDenied"), StoreNotFound("NoSuchKey")
+    told = missing if lists else refused  # what stores answer of a missing object
+    bucket = MemoryStore(fail={"put": refused, "delete": refused, "get": told, **({} if lists else {"head": told, "list": refused})})
+    with doctor_bucket.scratch(bucket) as kept:
+        found = {f.check: f for f in doctor_bucket.permissions(bucket, ["models/"], kept)}
+    expected = "ok" if lists else "skipped"
+    assert {call: found[call].state for call in ("get", "head")} == {"get": expected, "head": expected}
+    assert faults(list(found.values())) == {"no_put", "no_delete"} | (set() if lists else {"no_list"})
+
+
+def test_a_store_that_fails_while_the_model_is_looked_at_is_a_finding(settings: Settings) -> None:
+    bucket = MemoryStore(fail={"head": StoreUnavailable("503")})
+    found = doctor_bucket.model(bucket, replace(settings, s3=S3Settings("bucket", "key-id", "secret")), SPEC)
+    assert (found.state, found.fault) == ("failed", "endpoint_failing")
+
+
+@pytest.mark.parametrize(
+    ("env", "seen"),
+    [
+        ({"HF_ENDPOINT": "https://hub.example:abc"}, "is no URL"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:1", "HF_TOKEN": "hf_very_secret"}, "refuses"),
+    ],
+)
+def test_a_hub_that_is_set_wrong_is_a_finding_without_the_token(env: dict[str, str], seen: str) -> None:
+    found = doctor_host.hub(env, SPEC, is_needed=True)
+    assert (found.state, seen in found.seen, "hf_very_secret" in str(found)) == ("failed", True, False)
+
+
+@pytest.mark.parametrize(("token", "seen"), [("hf_very_secret\n", "the hub answers 404"), ("hf_very\nsecret", "a header has characters")])
+def test_a_token_with_a_line_break_is_no_traceback(token: str, seen: str) -> None:
+    with hub_server() as hub:
+        found = doctor_host.hub({"HF_ENDPOINT": hub.url, "HF_TOKEN": token}, SPEC, is_needed=True)
+    assert (found.seen.startswith(seen) or seen in found.seen, "secret" in str(found)) == (True, False)
 
 
 def test_a_hub_that_is_down_matters_only_when_the_bucket_lacks_the_model() -> None:
