@@ -73,7 +73,9 @@ class RestoreReport:
 
     def files_json(self) -> list[dict[str, Any]]:
         """One entry a file, for the boot report."""
-        return [{"path": f.path, "repo": f.repo, "size_bytes": f.size_bytes, "source": s} for f, s in self.sources.items()]
+        return [
+            {"path": f.path, "repo": f.repo, "commit": f.commit, "size_bytes": f.size_bytes, "source": s} for f, s in self.sources.items()
+        ]
 
     def bucket_json(self) -> dict[str, Any]:
         """What the sources over the network did, for the boot report."""

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from f5_worker import parts as cutting
 from f5_worker import results
 from f5_worker.endpoint import TROUBLE_S, Endpoint, LocalApi, RunpodEndpoint, Status, run
-from f5_worker.endpoint_errors import EndpointError, EndpointOutdated, JobFailed
+from f5_worker.endpoint_errors import EndpointError, EndpointOutdated, EndpointUnreachable, JobFailed
 from f5_worker.errors import RequestError, SettingsError, WorkerError
 from f5_worker.parts import Part, PartsFolder
 
@@ -133,7 +133,7 @@ def _speak_missing(
     endpoint: Endpoint, inputs: Mapping[str, dict[str, Any]], keep: Callable[[str, results.Result, bytes], None], shown: _Shown
 ) -> None:
     """Speak every input; one that fails stops no other, and for a passing reason is tried again alone."""
-    left, failed = dict(inputs), dict[str, JobFailed]()
+    left, failed = dict(inputs), dict[str, EndpointError]()
     for tries_left in reversed(range(TRIES)):
         again = {}
         for key, status in run(endpoint, left, on_status=shown.status, on_workers=shown.workers):
@@ -141,8 +141,9 @@ def _speak_missing(
                 result = results.result_of(status)
                 keep(key, result, results.file_of(result.get("audio", {}), sha256=result.get("sha256")))
                 shown.done(key)
-            except JobFailed as exc:
-                if exc.may_succeed_later and tries_left:
+            except (JobFailed, EndpointUnreachable) as exc:  # the latter of the result's own URL
+                passes = exc.may_succeed_later if isinstance(exc, JobFailed) else exc.retryable
+                if passes and tries_left:
                     again[key] = left[key]
                 else:
                     failed[key] = exc
@@ -151,7 +152,9 @@ def _speak_missing(
         raise _failure(endpoint, [failed[key] for key in inputs if key in failed], len(inputs))
 
 
-def _failure(endpoint: Endpoint, failed: list[JobFailed], jobs: int) -> EndpointError:
+def _failure(endpoint: Endpoint, failed: list[EndpointError], jobs: int) -> EndpointError:
+    if not any(isinstance(error, JobFailed) for error in failed):
+        return failed[0]
     reasons = list(dict.fromkeys(error.message for error in failed))
     if any("INVALID_REQUEST" in reason for reason in reasons):  # what this client sends an older worker may not know
         try:
@@ -233,7 +236,7 @@ def exits(console: Console, *, kept: Path | None = None) -> Iterator[None]:
         console.print(f"the disk failed: {exc.strerror or type(exc).__name__}", markup=False)
         raise typer.Exit(EXIT_ENDPOINT) from exc
     except KeyboardInterrupt:
-        console.print("stopped; the jobs that ran were cancelled", markup=False)
+        console.print("stopped; jobs of an endpoint were cancelled, a local worker ends what it speaks", markup=False)
         _tell_kept(console, kept)
         raise typer.Exit(EXIT_INTERRUPTED) from None
 

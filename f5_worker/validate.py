@@ -112,6 +112,7 @@ def _boot(endpoint: RunpodEndpoint, found: Findings) -> None:
     found.workers |= {worker} - {""}
     if boot["started_unix_s"] not in {seen["started_unix_s"] for seen in found.boots}:
         found.boots.append({**boot, "worker": worker})
+        found.boots.sort(key=lambda seen: seen["started_unix_s"])  # of two workers the younger may answer first
 
 
 def _list(found: Findings, settings: Settings, make_store: Callable[[S3Settings], Store]) -> None:

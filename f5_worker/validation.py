@@ -46,6 +46,8 @@ class Answer:
 def examine(endpoint: RunpodEndpoint, on_check: Callable[[Check], object]) -> set[str]:
     """Send one request of each kind and check the results; the ids of the workers that answered.
 
+    Left out are those that need speech recognition's weights (words, `transcribe`) and those that write voices into the bucket.
+
     Raises:
         EndpointError: the endpoint failed; what a job fails of is a failed check.
     """
@@ -55,6 +57,8 @@ def examine(endpoint: RunpodEndpoint, on_check: Callable[[Check], object]) -> se
         on_check(Check("a plain request", "ok", f"{plain.result['duration_s']:.2f} s of audio, {_times(plain)}, {_sound(plain.audio)}"))
         statuses |= run(endpoint, _requests(plain))
         statuses["stream"], parts = _streamed(endpoint)
+        for name, (title, told) in _TOLD.items():
+            on_check(_listed(statuses[name], title, told))
         for name, (title, check) in _CHECKS.items():
             answer = _answer(statuses[name], title, on_check)
             if answer is not None:
@@ -75,6 +79,9 @@ def _requests(plain: Answer) -> dict[str, dict[str, Any]]:
         "subtitles": PLAIN | {"subtitles": list(SUBTITLES)},
         **{fmt: PLAIN | {"response_format": fmt} for fmt in FORMATS},
         "wrong": {"inptu": "a misspelt field"},
+        "batch": {"action": "batch", "requests": [PLAIN, {"inptu": "a misspelt field"}]},
+        "voices": {"action": "voices.list"},
+        "openai": {"openai_route": "/v1/models", "openai_input": {}},
     }
 
 
@@ -95,6 +102,17 @@ def _checked(title: str, answer: Answer, check: Callable[[Answer], tuple[str, st
     except (KeyError, TypeError, ValueError, RuntimeError) as exc:  # soundfile's errors are RuntimeErrors
         state, seen = "failed", f"the result cannot be read: {type(exc).__name__} {exc}"
     return Check(title, state, f"{seen} ({_times(answer)})")
+
+
+def _listed(status: Status, title: str, told: Callable[[Result], list[str]]) -> Check:
+    """The check of a result without audio: what it lists."""
+    try:
+        names = told(results.result_of(status))
+    except JobFailed as exc:
+        return Check(title, "failed", str(exc))
+    except (KeyError, TypeError, IndexError) as exc:
+        return Check(title, "failed", f"the result cannot be read: {type(exc).__name__} {exc}")
+    return Check(title, "ok" if names else "failed", ", ".join(names) or "nothing")
 
 
 def _times(answer: Answer) -> str:
@@ -154,6 +172,17 @@ def _refusal(status: Status) -> Check:
     return Check("a wrong request is refused with its code", state, said or str(status.get("status")))
 
 
+def _batched(result: Result) -> list[str]:
+    """The outcomes of a batch whose second request is wrong."""
+    spoken, refused = result["results"]
+    return [f"{spoken['output']['duration_s']:.2f} s of audio", f"the other one {refused['error'].partition(':')[0]}"]
+
+
+_TOLD: dict[str, tuple[str, Callable[[Result], list[str]]]] = {
+    "batch": ("a batch, one of it wrong", _batched),
+    "voices": ("the list of voices", lambda result: [voice["id"] for voice in result["voices"]]),
+    "openai": ("an OpenAI-shaped call", lambda result: [model["id"] for model in result["data"]]),
+}
 _CHECKS: dict[str, tuple[str, Callable[[Answer, Answer], tuple[str, str]]]] = {
     "again": ("the same request again", _again),
     "cloned": ("a cloned voice", _spoken),

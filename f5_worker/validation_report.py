@@ -43,7 +43,9 @@ def _imports(found: Findings) -> Check:
     if not imports:
         return Check("import errors: none", "not seen", "no worker told of its boot")
     told = ", ".join(f"{p['name']} {p['end_s'] - p['start_s']:.2f} s" for p in imports)
-    return Check("import errors: none", "ok", f"{told}; {'none in the log' if found.logs else 'no log was given'}")
+    if not found.logs:
+        return Check("import errors: none", "not seen", f"none ended the boot ({told}); for others pass the worker's log as --worker-log")
+    return Check("import errors: none", "ok", f"none in the log; {told}")
 
 
 def _models_dir(homes: Sequence[str], settings: Settings) -> Check:
@@ -58,8 +60,8 @@ def _models_dir(homes: Sequence[str], settings: Settings) -> Check:
 def _upload(found: Findings) -> Check:
     name = "background upload done"
     if found.objects is not None and found.boots:
-        needed = {file["repo"].replace("/", "--") for file in found.boots[0]["files"]}
-        whole = {repo for repo in needed for o in found.objects if f"{repo}/" in o.key and o.key.endswith("/manifest.json")}
+        needed = {f"/{file['repo'].replace('/', '--')}/{file['commit']}/manifest.json" for file in found.boots[-1]["files"]}
+        whole = {end for end in needed for o in found.objects if f"/{o.key}".endswith(end)}
         state = "ok" if whole == needed else "failed"
         return Check(name, state, f"manifests, which are written last: {len(whole)} of {len(needed)} repositories")
     restored = [boot for boot in found.boots if _sources(boot) == {"bucket"}]
@@ -80,7 +82,8 @@ def _second_boot(boots: Sequence[Boot]) -> Check:
     faster = f"{first['ready_s'] / second['ready_s']:.2f} times as fast" if second["ready_s"] else ""
     if "hub" not in _sources(first):
         faster += "; the first fill from the hub was not seen"
-    return Check(name, "ok" if _sources(second) == {"bucket"} else "failed", f"{seconds}: {faster}")
+    state = "ok" if _sources(second) == {"bucket"} else "failed" if "hub" in _sources(second) else "not seen"
+    return Check(name, state, f"{seconds}: {faster}")
 
 
 def _listing(found: Findings) -> Check:
@@ -139,6 +142,7 @@ def _lines(found: Findings, checks: Sequence[Check], picture: str) -> Iterator[s
     yield from _table(checks)
     yield "\n## Jobs\n"
     yield from _table(found.checks)
+    yield "\nNot sent: words and `transcribe`, which fetch speech recognition's weights, and what writes voices into the bucket."
     yield "\n## Boots\n"
     silent = found.workers - {boot["worker"] for boot in found.boots}
     if silent:

@@ -18,7 +18,7 @@ from tests.fakes.runpod_server import API_KEY, FINAL, RunpodServer
 from tests.worker_process import kill_group
 
 ENDED_S = 150  # on a machine that others use as well
-JOBS = 13  # of a validation before it waits for the second boot
+JOBS = 16  # of a validation before it waits for the second boot
 
 
 def client(*arguments, env) -> subprocess.CompletedProcess[str]:
@@ -68,6 +68,9 @@ def test_every_kind_of_request_is_sent_and_compared(validated):
     report = validated[1]
     for check in ("health", "a plain request", "a cloned voice", "a dialogue", "subtitles", "a stream", "format mp3", "format opus"):
         assert "| ok |" in row(report, check)
+    assert re.search(r"s of audio, the other one INVALID_REQUEST \|$", row(report, "a batch, one of it wrong"))
+    assert "| ok | default |" in row(report, "the list of voices")
+    assert "| ok | demo-tiny |" in row(report, "an OpenAI-shaped call")
     assert "sha256" in row(report, "the same request again")
     assert "sample for sample as plain" in row(report, "format flac")
     assert "INVALID_REQUEST: " in row(report, "a wrong request is refused with its code")

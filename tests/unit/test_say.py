@@ -136,8 +136,15 @@ def test_a_failed_part_keeps_the_others_and_a_second_run_sends_it_alone(server, 
     assert not (tmp_path / "out.wav.parts").exists()
 
 
-def test_a_part_that_failed_for_a_passing_reason_is_sent_again_alone(server, tmp_path, book):
-    failures = iter([{"error": "OUT_OF_MEMORY: x", "output": {"details": {"code": "OUT_OF_MEMORY", "retryable": True}}}])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        {"error": "OUT_OF_MEMORY: x", "output": {"details": {"code": "OUT_OF_MEMORY", "retryable": True}}},
+        {"output": {"audio": {"base64": "b3RoZXI="}, "sha256": "0" * 64, "warnings": []}},  # bytes that did not arrive whole
+    ],
+)
+def test_a_part_that_failed_for_a_passing_reason_is_sent_again_alone(server, tmp_path, book, failure):
+    failures = iter([failure])
     worker = Script(server, lambda job_input: next(failures, None) or spoken(job_input))
     done = say("--file", book, "-o", tmp_path / "out.wav")
     assert done.exit_code == 0, done.output

@@ -6,14 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from f5_worker import cli, endpoint, results, validation
+from f5_worker import cli, endpoint, results, validation, validation_report
+from f5_worker import validate as validate_command
 from f5_worker.endpoint_errors import EndpointUnhealthy
+from f5_worker.settings import Settings
+from f5_worker.store import ObjectInfo
+from f5_worker.validate import Findings
 from s3_utils import S3Store
 from tests.fakes.runpod_server import API_KEY, RunpodServer
 from tests.unit.test_say import Script
@@ -25,7 +30,7 @@ BOOT = {
     "started_unix_s": 1.0,
     "ready_s": 2.0,
     "phases": [{"name": "import torch", "lane": "handler", "start_s": 0.1, "end_s": 1.0, "bytes": 0, "source": ""}],
-    "files": [{"path": "model", "repo": "org/name", "size_bytes": 1, "source": "hub"}],
+    "files": [{"path": "model", "repo": "org/name", "commit": "c" * 40, "size_bytes": 1, "source": "hub"}],
 }
 
 
@@ -104,8 +109,6 @@ def test_a_folder_that_takes_no_report_is_named_before_any_job_is_sent(server, t
 
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    from f5_worker import validation_report
-
     (tmp_path / "report.md").write_text("the last one")
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -134,3 +137,35 @@ def test_ctrl_c_cancels_the_job_and_reports_what_was_seen(server, tmp_path, numb
     assert "| health | ok |" in report
     assert sorted(job.status for job in server.jobs.values()) == ["CANCELLED", "COMPLETED"]
     assert {path.name for path in tmp_path.iterdir()} <= {"report.md", "report.png"}
+
+
+def boot(started_unix_s: float, source: str, ready_s: float, commit: str = "c" * 40):
+    files = [BOOT["files"][0] | {"source": source, "commit": commit}]
+    return BOOT | {"started_unix_s": started_unix_s, "ready_s": ready_s, "files": files, "worker": f"w-{started_unix_s}"}
+
+
+@pytest.mark.parametrize(("source", "state"), [("bucket", "ok"), ("disk", "not seen"), ("hub", "failed")])
+def test_a_second_boot_is_judged_by_where_its_files_came_from(source, state):
+    checks = validation_report.checklist(Findings("e", boots=[boot(1, "hub", 20.0), boot(2, source, 4.0)]), Settings())
+    [second] = [check for check in checks if check.name == "second boot from S3"]
+    assert (second.state, "5.00 times as fast" in second.seen) == (state, True)
+
+
+def test_boots_are_told_in_the_order_in_which_they_began(monkeypatch):
+    found, told = Findings("e"), [boot(200, "bucket", 4.0), boot(100, "hub", 20.0)]
+    monkeypatch.setattr(results, "health", lambda _endpoint: ({"boot": told.pop(0)}, "w"))
+    for _ in range(2):
+        validate_command._boot(None, found)
+    assert [seen["started_unix_s"] for seen in found.boots] == [100, 200]
+
+
+@pytest.mark.parametrize(("commit", "state"), [("c" * 40, "ok"), ("d" * 40, "failed")])
+def test_an_upload_is_done_when_the_manifest_of_the_boots_own_commit_is_there(commit, state):
+    manifest = ObjectInfo(f"models/org--name/{commit}/manifest.json", 1, datetime.now(UTC))
+    checks = validation_report.checklist(Findings("e", boots=[boot(1, "hub", 20.0)], objects=[manifest]), Settings())
+    assert [check.state for check in checks if check.name == "background upload done"] == [state]
+
+
+def test_without_a_log_nothing_is_said_of_import_errors():
+    [imports, *_] = validation_report.checklist(Findings("e", boots=[boot(1, "hub", 20.0)]), Settings())
+    assert (imports.state, "--worker-log" in imports.seen) == ("not seen", True)
