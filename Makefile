@@ -6,7 +6,9 @@ PINS := requirements.txt requirements-nodeps.txt requirements-dev.txt
 READY := $(VENV)/.ready
 PYTEST_ARGS ?=
 
-.PHONY: demo studio studio-test test check bench image image-test clean
+.PHONY: venv demo studio studio-test test check bench image image-test clean
+
+venv: $(READY)
 
 demo: $(READY)
 	$(BIN)/python -m tests.demo

@@ -2,7 +2,6 @@
 
 The wheel is installed into `<cache dir>/.f5-worker/flash-attn-<wheel, Python, torch>/`, not into site-packages: that works on
 a read-only image, survives on a volume, and appears there whole or not at all. Without it torch's own attention serves.
-`python -m f5_worker.wheels` is the image build with BAKE_FLASH_ATTN=1.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ STEPS = 2
 
 
 def commands() -> list[dict[str, Any]]:
-    """The job of every `python handler.py --test_input …` of the README, in order."""
+    """The job of every `.venv/bin/python handler.py --test_input …` of the README, in order."""
     lines = [line.strip() for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()]
-    return [json.loads(shlex.split(line)[3]) for line in lines if line.startswith("python handler.py --test_input ")]
+    return [json.loads(shlex.split(line)[3]) for line in lines if line.startswith(".venv/bin/python handler.py --test_input ")]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from f5_worker import boot, fitness, publish, wheels
+from f5_worker import boot, fitness, placement, publish, wheels
 from f5_worker.cache import HubCache
 from f5_worker.errors import WorkerError
 from f5_worker.fetch import Limits
@@ -23,10 +23,12 @@ from f5_worker.publish import Publisher
 from f5_worker.report import Timeline, process_start_unix_s
 from f5_worker.settings import Settings
 from f5_worker.telemetry import Traces
+from f5_worker.wheel_choice import Host
 from tests.fakes import fault_proxy as faults
 from tests.fakes.fault_proxy import Fault, refused_url
 from tests.fakes.seaweed import READER_KEY, READER_SECRET
 from tests.integration.conftest import FILES, World
+from tests.unit.test_fitness import FakeDriver
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = ROOT / "docs" / "operations.md"
@@ -103,6 +105,33 @@ def small_dir(world: World, _monkeypatch: pytest.MonkeyPatch) -> object:
     return choose(world.settings, [replace(FILES[0], size_bytes=10**15)])
 
 
+def small_volume(world: World, monkeypatch: pytest.MonkeyPatch) -> object:
+    volume = world.root / "volume"
+    monkeypatch.setattr(placement, "room", lambda root: (1_000_000 if root == volume else 10**12, 10**6))
+    return choose(replace(world.settings, cache_dir=volume), FILES)
+
+
+def other_gpu(world: World, monkeypatch: pytest.MonkeyPatch) -> object:
+    driver = FakeDriver(cuDeviceGetAttribute=12)
+    monkeypatch.setattr("ctypes.CDLL", lambda _name: driver)
+    return fitness.check(Settings.from_env(world.env | {"RUNPOD_GPU_COUNT": "1"}))
+
+
+def other_torch(world: World, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr(wheels, "this_host", lambda: Host((9, 0), (3, 11), "2.9", True))
+    return wheels.prepare(world.settings, HubCache(world.root / "first"), None, env=CLIENT_ENV, timeline=Timeline(0.0))
+
+
+def other_abi(world: World, monkeypatch: pytest.MonkeyPatch) -> object:
+    package = world.root / "site" / "flash_attn"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('flash_attn_2_cuda.so: undefined symbol: _ZN3c10')")
+    monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.setattr(wheels, "this_host", lambda: Host((9, 0), (3, 11), "2.7", True))
+    env = {"PYTHONPATH": str(package.parent)}
+    return wheels.prepare(world.settings, HubCache(world.root / "first"), None, env=env, timeline=Timeline(0.0))
+
+
 def flash_attn(world: World, _monkeypatch: pytest.MonkeyPatch) -> object:
     asked = replace(world.settings, flash_attn="on")
     return wheels.prepare(asked, HubCache(world.root / "first"), None, env=CLIENT_ENV, timeline=Timeline(0.0))
@@ -139,11 +168,16 @@ CASES: Mapping[str, Case] = {
     "credentials without a bucket": settings(S3_BUCKET=""),
     "the SDK's level DEBUG": settings(RUNPOD_LOG_LEVEL="DEBUG"),
     "flash-attn asked for on a machine that has no use for it": flash_attn,
+    "flash-attn in the image for another torch or ABI": other_abi,
+    "another torch or Python than the image's": other_torch,
+    "HF_HOME or HF_HUB_CACHE by hand": settings(HF_HOME="/elsewhere"),
+    "a cache directory without room, such as a small network volume": small_volume,
     "a cache directory that cannot be written": unwritable_dir,
     "the secret": restore(AWS_SECRET_ACCESS_KEY="another"),
     "the key id, or a key of another store": restore(AWS_ACCESS_KEY_ID="nobody"),
     "the bucket's name": restore(S3_BUCKET="no-such-bucket"),
     "another region's endpoint": restore(faults.status(301, code="PermanentRedirect")),
+    "the region alone": restore(faults.status(400, code="AuthorizationQueryParametersError")),
     "a web site's address": restore(faults.status(404)),
     "a session token that has ended": restore(faults.status(400, code="ExpiredToken")),
     "the machine's clock": restore(faults.status(403, code="RequestTimeTooSkewed")),
@@ -161,6 +195,7 @@ CASES: Mapping[str, Case] = {
     "the hub refuses": refusing_hub,
     "HF_HUB_OFFLINE=1 with an empty bucket": offline_hub,
     "no directory has room": small_dir,
+    "a GPU that this torch has no kernels for": other_gpu,
     "the container got no driver": no_gpu,
     "the packages are not installed": no_telemetry,
 }

@@ -9,9 +9,10 @@ import pytest
 from tests.worker_process import ROOT
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]  # decisions tell what was
-COMMAND = r"(?:[A-Z_]+=\S+ )*(?:make|bash|docker|(?:\.venv/bin/)?python) [^`#]+"
+COMMAND = r"(?:[A-Z_]+=\S+ )*(?:make|bash|docker|b2|(?:\.venv/bin/)?python) [^`#]+"
 # How a command begins -> the test that runs what it runs; for what a test cannot run within itself, the file of CI that does.
 RUN_BY = {
+    "make venv": "Makefile::venv: $(READY)",
     "make demo": "tests/e2e/test_demo.py::test_the_demo_boots_twice_and_the_second_boot_comes_from_the_bucket_alone",
     "make test": ".github/workflows/ci.yml::make test",
     "make check": ".github/workflows/ci.yml::make check",
@@ -34,6 +35,9 @@ NOT_RUN = {
     "make bench": "hour",
     "python -m benchmarks.report": "make bench",
     "docker build": "needs an account",
+    "docker run --rm": "needs an account",
+    "b2 key create": "needs an account",
+    "RUNPOD_API_KEY=... python -m f5_worker validate": "needs an account",
     "RUNPOD_API_KEY=... make studio": "needs an account",
 }
 
@@ -66,6 +70,13 @@ def test_every_command_is_run_by_a_test_or_says_what_it_needs():
 
 def test_nothing_is_listed_that_no_document_has():
     assert set(RUN_BY) | set(NOT_RUN) == {beginning(command) for command, _ in commands()}
+
+
+def test_what_is_typed_in_a_checkout_names_the_environments_python():
+    typed = [
+        line.strip() for document in DOCUMENTS for line in document.read_text(encoding="utf-8").splitlines() if line.startswith("    ")
+    ]
+    assert [line for line in typed if line.startswith("python ")] == []
 
 
 @pytest.mark.parametrize("runner", RUN_BY.values())

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from f5_worker import wheels
+from f5_worker import wheel_choice, wheels
 from f5_worker.report import Phase
 from f5_worker.wheels import Host, WheelReport, activate, choose
 
@@ -44,6 +44,12 @@ def test_a_torch_without_a_pinned_wheel_gets_none(host: Host) -> None:
     choice = choose("auto", host, importable=False)
     assert choice.wheel is None
     assert choice.is_warning
+
+
+def test_the_image_is_baked_with_the_wheel_of_its_own_torch_and_digest() -> None:
+    address, _, digest = wheel_choice.release_for_installed_torch().partition("#sha256=")
+    assert address == f"https://github.com/Dao-AILab/flash-attention/releases/download/v2.8.0.post2/{TRUE_WHEEL}"
+    assert digest == "8ed71ac092f80b079d2e6043b769135904d6e834916cb6da7d372b394581447b"
 
 
 def test_what_can_be_imported_already_is_left_alone() -> None:
