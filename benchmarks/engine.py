@@ -91,6 +91,7 @@ def measure_ours(folder: Path, calls: int, nfe: int) -> dict[str, Any]:
         spoken_s = len(speech.samples) / speech.sample_rate_hz
     return {
         "calls_s": seconds,
+        "dtype": str(engine.backend.dtype).removeprefix("torch."),
         "spoken_s": spoken_s,
         "peak_rss_gb": peak_rss_gb(),
         "overhead_s": median(overhead),

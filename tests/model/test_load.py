@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from f5_worker import upstream, weights
-from f5_worker.backend import choose_backend
+from f5_worker.backend import Backend, choose_backend
 from f5_worker.engine import Engine
 from f5_worker.errors import EngineError
 from f5_worker.manifest import ModelSpec, PinnedFile
 from f5_worker.reference import Voice
-from tests.model.conftest import BFLOAT16, loaded, speak
+from tests.model.conftest import BFLOAT16, FLOAT32, loaded, speak
 
 UNWANTED = (
     "huggingface_hub", "transformers", "wandb", "accelerate", "librosa", "encodec", "scipy", "einx", "pypinyin", "torch._dynamo", "runpod",
@@ -99,9 +99,14 @@ def test_backend_follows_compute_capability(
     assert backend.batched == (backend.attn_backend == "flash_attn")
 
 
-def test_backend_without_cuda_is_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("avx512_bf16", "amx", "expected"), [(True, False, BFLOAT16), (False, True, BFLOAT16), (False, False, FLOAT32)])
+def test_backend_without_cuda_is_bfloat16_where_the_processor_computes_it(
+    monkeypatch: pytest.MonkeyPatch, avx512_bf16: bool, amx: bool, expected: Backend
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert choose_backend() == BFLOAT16
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
+    assert choose_backend() == expected
 
 
 def rewrite(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
