@@ -150,7 +150,8 @@ def engine() -> str:
     soak = result["soak"]
     return (
         f"## Synthesis on the CPU, full size, NFE {result['nfe']}\n\n{taken(result)} {result['ours']['spoken_s']:.1f} s of speech a call; "
-        f"upstream computes in float32, ours in {result['ours']['dtype']} (docs/decisions/0020).\n\n{table(head, rows)}\n{table(['bar', 'value', 'wanted', ''], bars)}\n"
+        f"upstream computes in float32, ours in {result['ours']['dtype']} (docs/decisions/0020).\n\n"
+        f"{table(head, rows)}\n{table(['bar', 'value', 'wanted', ''], bars)}\n"
         f"Overhead is all but sampling and vocoder. The soak is {soak['jobs']} short jobs of the tiny model.\n"
     )
 

@@ -35,6 +35,6 @@ def choose_backend(flash_attn: str = "auto") -> Backend:
 
 
 def _cpu_dtype() -> torch.dtype:
-    """AVX-512 BF16 and AMX take half of float32's time; where torch emulates bfloat16 it takes three times as long (docs/decisions/0020)."""
+    """AVX-512 BF16 and AMX take half of float32's time; where bfloat16 is emulated it takes three times as long (docs/decisions/0020)."""
     has_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - torch has no public name
     return torch.bfloat16 if has_bfloat16 else torch.float32
