@@ -123,7 +123,7 @@ class HubCache:
         )
 
     def remove_parts(self, files: Iterable[PinnedFile]) -> None:
-        """Give back the room of unfinished downloads, the hub client's too. Call with the lock held or the disk given up."""
+        """Give back the room of unfinished downloads, the hub client's too. Call with the lock held: they may be another worker's."""
         with _translated(self.root):
             for file in files:
                 for part in self.blob(file).parent.glob(f"{file.etag}*"):

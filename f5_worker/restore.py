@@ -107,12 +107,10 @@ def restore(
         wanted = [f for f in files if f not in run.report.paths]
         try:
             with cache.lock(timeout_s=settings.restore_deadline_s, stop=run.stop):
-                cache.remove_stale_parts()
                 run.fill(cache, wanted)
         except CacheError as exc:
             log.warning("restore.disk_failed dir=%s error=%r next=%s", cache.root, str(exc), cache is not caches[-1])
             run.report.missing.update({f: str(exc) for f in wanted if f not in run.report.paths})
-            run.give_back(cache, wanted)
             continue
         break
     run.report.phases = timeline.phases
@@ -127,15 +125,20 @@ class _Restore:
         self.report = RestoreReport()
 
     def fill(self, cache: HubCache, wanted: Sequence[PinnedFile]) -> None:
-        """Raises CacheError when this directory cannot go on."""
+        """Call with the lock held. Raises CacheError when this directory cannot go on; what it cannot finish is given back then."""
         self.report.cache_dir = cache.root
-        self._from_disk(cache, wanted)
-        self._from_bucket(cache, self._lacking(wanted))
-        self._from_hub(cache, self._lacking(wanted))
+        try:
+            cache.remove_stale_parts()
+            self._from_disk(cache, wanted)
+            self._from_bucket(cache, self._lacking(wanted))
+            self._from_hub(cache, self._lacking(wanted))
+        except CacheError:
+            self._give_back(cache, wanted)
+            raise
         for file in self._lacking(wanted):
             self.report.missing.setdefault(file, "not asked for any more")
 
-    def give_back(self, cache: HubCache, wanted: Sequence[PinnedFile]) -> None:
+    def _give_back(self, cache: HubCache, wanted: Sequence[PinnedFile]) -> None:
         try:
             cache.remove_parts(self._lacking(wanted))
         except CacheError as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from f5_worker.breaker import Breaker
-from f5_worker.cache import HubCache
+from f5_worker.cache import PART_SUFFIX, RANGES_SUFFIX, HubCache
 from f5_worker.fetch import Limits
 from f5_worker.manifest import dump_manifest, manifest_key
+from f5_worker.report import Timeline, process_start_unix_s
+from f5_worker.restore import restore
 from tests.fakes import fault_proxy as faults
 from tests.fakes.fault_proxy import Fault
 from tests.fakes.seaweed import READER_KEY, READER_SECRET
@@ -149,6 +152,23 @@ def test_a_bucket_that_failed_is_not_asked_again_on_this_disk(world: World) -> N
     assert_whole(report)
     assert report.bucket_outcome == "skipped"
     assert len(world.proxy.log) == asked
+
+
+@pytest.mark.parametrize("ending", ["time-out", "stop"])
+def test_who_waits_in_vain_for_the_lock_leaves_its_owners_download_alone(world: World, ending: str) -> None:
+    world.seed()
+    settings, stop = replace(world.settings, restore_deadline_s=0.1 if ending == "time-out" else 300), threading.Event()
+    owner, second = map(HubCache, settings.cache_dir_candidates)
+    left = [owner.part(BIG).with_name(BIG.etag + suffix) for suffix in (PART_SUFFIX, PART_SUFFIX + RANGES_SUFFIX, ".1a2b.incomplete")]
+    for part in left:
+        part.write_bytes(b"half")
+    if ending == "stop":
+        stop.set()
+    with owner.lock(timeout_s=1):
+        report = restore(FILES, [owner, second], settings, world.store, timeline=Timeline(process_start_unix_s()), stop=stop)
+    assert [part.exists() for part in left] == [True] * len(left)
+    assert all(path.is_relative_to(second.root) for path in report.paths.values())
+    assert report.missing == {} or ending == "stop"
 
 
 @pytest.mark.parametrize(
