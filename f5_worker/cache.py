@@ -73,14 +73,15 @@ class HubCache:
     def find(self, file: PinnedFile) -> Path | None:
         """The file if it is here and verified, with its link; None otherwise.
 
-        What stands in its place but has other bytes is removed, so that a source can write it.
+        What stands in its place but has other bytes, or cannot be read, is removed, so that a source can write it.
         """
         for place in (self.snapshot(file), self.blob(file)):
             if self._is_verified(place, file):
                 self.remove_parts([file])  # killed between the rename and the journal's removal
                 self._link(file, self.blob(file) if place == self.blob(file) else place.resolve())
                 return self.snapshot(file)
-        target = self.snapshot(file).resolve()  # the hub's client names blobs by the ETag it was told, which can be another
+        # The hub's client names blobs by the ETag it was told, which can be another. Path.resolve would raise for a loop of links.
+        target = Path(os.path.realpath(self.snapshot(file)))
         for place in (self.snapshot(file), self.blob(file), *([target] if target.parent == self.blob(file).parent else ())):
             self._discard(place)
         return None
@@ -99,16 +100,9 @@ class HubCache:
     def adopt_mount(self, file: PinnedFile, mount: Path) -> Path | None:
         """Link a file of the platform's read-only cache, verified, never copied; None when it is absent, wrong or unreadable."""
         source = _mounted(file, mount)
-        if _size(source) != file.size_bytes:
+        if not self._is_verified(source, file):
             return None
-        try:
-            if not self._is_verified(source, file):
-                return None
-            target = source.resolve()
-        except OSError as exc:  # the mount's fault, not this directory's
-            log.warning("cache.mount_unreadable file=%s error=%s", file.path, exc.strerror)
-            return None
-        self._link(file, target)
+        self._link(file, source.resolve())
         return self.snapshot(file)
 
     def missing_bytes(self, files: Iterable[PinnedFile], mount: Path) -> int:
@@ -172,12 +166,17 @@ class HubCache:
             return None
 
     def _is_verified(self, place: Path, file: PinnedFile) -> bool:
-        """Whether these are the pinned bytes: by the marker of an earlier check, else by hashing them."""
-        if not place.is_file() or _size(place) != file.size_bytes:
+        """Whether these are the pinned bytes: by the marker of an earlier check, else by hashing them. Not when they cannot be read."""
+        try:
+            if not place.is_file() or _size(place) != file.size_bytes:
+                return False
+            if self.read_state(self._marker(file)) == _identity(place):
+                return True
+            is_right = _sha256(place) == file.sha256
+        except OSError as exc:
+            log.warning("cache.unreadable file=%s error=%s", file.path, exc.strerror)
             return False
-        if self.read_state(self._marker(file)) == _identity(place):
-            return True
-        if _sha256(place) != file.sha256:
+        if not is_right:
             log.warning("cache.wrong_bytes file=%s", file.path)
             return False
         self._mark(place, file)

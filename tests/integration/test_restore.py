@@ -263,11 +263,17 @@ def foreign_file(cache: HubCache) -> None:
     cache.blob(BIG).write_bytes(b"something else")
 
 
+def circle(cache: HubCache) -> None:
+    dangling(cache)
+    cache.blob(BIG).parent.mkdir(parents=True)
+    cache.blob(BIG).with_name("gone").symlink_to("gone")
+
+
 def foreign_part(cache: HubCache) -> None:
     cache.part(BIG).write_bytes(b"x" * 100)
 
 
-@pytest.mark.parametrize("spoil", [dangling, directory, foreign_file, foreign_part], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("spoil", [dangling, circle, directory, foreign_file, foreign_part], ids=lambda f: f.__name__)
 def test_what_stands_in_a_blobs_place_is_replaced(world: World, spoil: Callable[[HubCache], None]) -> None:
     world.seed()
     spoil(HubCache(world.settings.cache_dir_candidates[0]))

@@ -82,6 +82,32 @@ def test_a_dangling_link_is_removed(cache: HubCache) -> None:
     assert not cache.snapshot(FILE).is_symlink()
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+def test_a_file_that_cannot_be_read_gives_way(cache: HubCache, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed_cache(cache, FILE, DATA)
+    (cache.state / "verified" / f"{FILE.sha256}.json").unlink()
+
+    def fail(_path: Path) -> str:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("f5_worker.cache._sha256", fail)
+    assert cache.find(FILE) is None
+    assert not cache.blob(FILE).exists()
+
+
+@pytest.mark.parametrize("links", [["snapshot"], ["snapshot", "blob"]], ids=["snapshot", "blob"])
+def test_a_link_that_leads_to_itself_gives_way(cache: HubCache, links: list[str]) -> None:
+    for place in (cache.snapshot(FILE), cache.blob(FILE)):
+        place.parent.mkdir(parents=True)
+    last = getattr(cache, links[-1])(FILE)
+    cache.snapshot(FILE).symlink_to(last)
+    if not last.is_symlink():
+        last.symlink_to(last)
+    assert cache.find(FILE) is None
+    assert not any(getattr(cache, name)(FILE).is_symlink() for name in links)
+    assert seed_cache(cache, FILE, DATA).read_bytes() == DATA
+
+
 @pytest.mark.parametrize("place", ["blob", "snapshot"])
 def test_a_directory_where_a_file_belongs_gives_way(cache: HubCache, place: str) -> None:
     directory = getattr(cache, place)(FILE)
