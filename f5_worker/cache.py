@@ -199,8 +199,7 @@ class HubCache:
             is_plain_file = entry == target  # a snapshot without blobs, as a Windows or `--local-dir` cache has it
             if not is_plain_file and not (entry.is_symlink() and str(entry.readlink()) == wanted):
                 self._discard(entry)
-                temporary = entry.with_name(f".{entry.name}.{os.getpid()}.link")
-                temporary.unlink(missing_ok=True)
+                temporary = _temporary(entry)
                 temporary.symlink_to(wanted)
                 temporary.replace(entry)
             ref = self.repo_dir(file) / "refs" / "main"
@@ -271,6 +270,11 @@ def _sha256(path: Path) -> str:
 
 
 def _write_atomic(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     temporary.write_bytes(data)
     temporary.replace(path)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside a file that no other worker on the volume takes: in a container each of them has process id 1."""
+    return path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")

@@ -230,6 +230,19 @@ def test_the_lock_is_free_after_its_owner(cache: HubCache) -> None:
     assert order == ["first", "second"]
 
 
+def test_two_workers_with_one_process_id_write_the_same_state_at_once(cache: HubCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", real)
+        cache.write_state("x.json", "of the other")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    cache.write_state("x.json", "of this one")
+    assert cache.read_state("x.json") == "of this one"
+
+
 def test_state_that_is_no_json_reads_as_nothing(cache: HubCache) -> None:
     cache.write_state("x.json", {"a": 1})
     assert cache.read_state("x.json") == {"a": 1}
