@@ -18,12 +18,12 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from f5_worker.disk import disk_error, file_system
+from f5_worker.disk import disk_error, file_system, room
 from f5_worker.errors import CacheError
 from f5_worker.manifest import PinnedFile
 
@@ -123,6 +123,13 @@ class HubCache:
                 for part in self.blob(file).parent.glob(f"{file.etag}*"):
                     if part.name != file.etag:
                         part.unlink(missing_ok=True)
+
+    def make_room(self, files: Sequence[PinnedFile]) -> None:
+        """Give up unfinished downloads if the hub's client, which writes its own files, lacks room beside them. Call with the lock held."""
+        with _translated(self.root):
+            free_bytes, _ = room(self.root)
+        if free_bytes < sum(f.size_bytes for f in files):
+            self.remove_parts(files)
 
     def remove_stale_parts(self) -> None:
         """Remove downloads that nobody has touched for a day. Call with the lock held."""

@@ -227,7 +227,7 @@ class _Restore:
     def _from_hub(self, cache: HubCache, wanted: Sequence[PinnedFile]) -> None:
         if not wanted or self.stop.is_set():
             return
-        cache.remove_parts(wanted)  # the hub's client writes its own part files: no room is needed twice
+        cache.make_room(wanted)
         log.info("restore.hub outcome=started files=%d bytes=%d", len(wanted), sum(f.size_bytes for f in wanted))
         with self.timeline.phase("download from hub", lane="restore") as phase:
             phase.source = "hub"

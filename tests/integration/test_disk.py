@@ -13,6 +13,7 @@ from f5_worker.cache import HubCache
 from f5_worker.errors import CacheError
 from f5_worker.manifest import PinnedFile
 from f5_worker.report import Timeline, process_start_unix_s
+from tests.fakes import fault_proxy as faults
 from tests.integration.conftest import BIG, CONTENT, FILES, World, assert_whole
 
 
@@ -60,6 +61,14 @@ def test_the_room_is_given_back_before_the_next_worker_gets_the_lock(
 
     monkeypatch.setattr(HubCache, "remove_parts", remove_parts)
     assert restore_into(world, small_disk / "models", world.root / "second").missing == {}
+
+
+def test_a_disk_with_room_for_one_download_gives_the_buckets_up_for_the_hubs(world: World, tmpfs: Callable[[str], Path]) -> None:
+    world.seed()
+    world.proxy.fail(faults.stall(1000), path=f"*{BIG.path}", methods=("GET",), skip=3)
+    report = restore_into(world, tmpfs("size=32m") / "models")
+    assert_whole(report)
+    assert report.sources[BIG] == "hub"
 
 
 def test_when_every_disk_is_full_the_report_says_so(world: World, small_disk: Path) -> None:

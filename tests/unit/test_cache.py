@@ -203,6 +203,16 @@ def test_a_given_up_download_gives_its_room_back_and_the_blob_stays(cache: HubCa
     assert path.read_bytes() == DATA
 
 
+@pytest.mark.parametrize(("free_bytes", "is_kept"), [(len(DATA), True), (len(DATA) - 1, False)])
+def test_an_unfinished_download_gives_way_only_where_there_is_no_room_beside_it(
+    cache: HubCache, free_bytes: int, is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.part(FILE).write_bytes(b"half")
+    monkeypatch.setattr("f5_worker.cache.room", lambda _path: (free_bytes, 1000))
+    cache.make_room([FILE])
+    assert cache.part(FILE).exists() == is_kept
+
+
 def test_the_lock_admits_one_at_a_time(cache: HubCache) -> None:
     with cache.lock(timeout_s=1), pytest.raises(CacheError, match="another process"), cache.lock(timeout_s=0.1):
         pytest.fail("both hold the lock")
