@@ -30,7 +30,8 @@ def fetch(
 
     Args:
         on_done: Called at once for each item that is complete and verified, never twice at the same time, from another
-            thread. A WorkerError or OSError out of it becomes the item's error.
+            thread. A WorkerError or OSError out of it becomes the item's error; anything else is a defect and ends the whole call
+            with InternalError.
         stop: When set, the call ends within a second; parts and journals stay for the next call.
     """
     session = Session(items, limits, on_done)

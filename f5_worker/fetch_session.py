@@ -282,6 +282,7 @@ class Session:
         """Close the part, tell the caller, then forget the journal: killed in between, the next run finds the part whole."""
         first_byte_s = None if transfer.first_byte is None else transfer.first_byte - self.started
         outcome = Outcome(transfer.item, error, transfer.received_bytes, time.monotonic() - self.started, first_byte_s)
+        ended = replace(outcome, error=InternalError("a finished file was not taken"))  # unless the block comes to its end
         try:
             if error is None:
                 transfer.part.seal(fsync=self._limits.fsync)
@@ -290,8 +291,10 @@ class Session:
                 transfer.part.drop_journal()
             else:
                 transfer.leave_part(error)
+            ended = outcome
         except (WorkerError, OSError) as exc:
-            outcome = replace(outcome, error=error or (disk_error(exc) if isinstance(exc, OSError) else exc))
-        with self._changed:
-            self._outcomes[id(transfer)] = outcome
-            self._changed.notify_all()
+            ended = replace(outcome, error=error or (disk_error(exc) if isinstance(exc, OSError) else exc))
+        finally:
+            with self._changed:
+                self._outcomes[id(transfer)] = ended
+                self._changed.notify_all()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from f5_worker.disk import disk_error
-from f5_worker.errors import CacheError, Cancelled, DiskFull, StoreCorrupt, StoreUnavailable, WorkerError
+from f5_worker.errors import CacheError, Cancelled, DiskFull, InternalError, StoreCorrupt, StoreUnavailable, WorkerError
 from f5_worker.fetch import Item, Limits, Outcome, fetch
 from f5_worker.http_range import Interrupted, Target, refusal
 from f5_worker.part_file import PartFile
@@ -90,6 +90,16 @@ def test_an_error_of_on_done_becomes_the_error_of_its_item(tmp_path: Path, raise
         first, second = fetch(items, LIMITS, on_done=refuse)
     assert isinstance(first.error, CacheError)
     assert second.error is None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_defect_of_on_done_ends_the_call_with_an_internal_error(tmp_path: Path) -> None:
+    def defect(_outcome: Outcome) -> None:
+        raise ZeroDivisionError
+
+    with FaultProxy() as proxy:
+        (outcome,) = fetch([item_for(proxy, tmp_path, "/b/a", BIG)], LIMITS, on_done=defect)
+    assert type(outcome.error) is InternalError
 
 
 def test_all_files_share_the_connections(tmp_path: Path) -> None:
