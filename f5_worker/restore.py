@@ -132,6 +132,8 @@ class _Restore:
             self._from_disk(cache, wanted)
             self._from_bucket(cache, self._lacking(wanted))
             self._from_hub(cache, self._lacking(wanted))
+            if self.report.bucket_outcome == "skipped" and not self.stop.is_set():
+                self._from_bucket(cache, self._lacking(wanted), is_last_resort=True)
         except CacheError:
             self._give_back(cache, wanted)
             raise
@@ -151,6 +153,10 @@ class _Restore:
         self.report.paths[file], self.report.sources[file] = path, source
         self.report.missing.pop(file, None)
 
+    def _failed(self, file: PinnedFile, error: WorkerError) -> None:
+        before = self.report.missing.get(file)
+        self.report.missing[file] = f"{before}; {error}" if before else str(error)
+
     def _from_disk(self, cache: HubCache, wanted: Sequence[PinnedFile]) -> None:
         with self.timeline.phase("look on disk", lane="restore") as phase:
             for file in wanted:
@@ -161,12 +167,12 @@ class _Restore:
             found = [f for f in wanted if f in self.report.paths]
             phase.bytes, phase.source = sum(f.size_bytes for f in found), ",".join(sorted({self.report.sources[f] for f in found}))
 
-    def _from_bucket(self, cache: HubCache, wanted: Sequence[PinnedFile]) -> None:
+    def _from_bucket(self, cache: HubCache, wanted: Sequence[PinnedFile], *, is_last_resort: bool = False) -> None:
         s3 = self.settings.cache_bucket
         if not wanted or self.store is None or s3 is None:
             return
         breaker = Breaker(cache, s3)
-        if cause := breaker.open_cause():
+        if not is_last_resort and (cause := breaker.open_cause()):
             self.report.bucket_outcome = "skipped"
             log.warning("restore.bucket outcome=skipped remembered_failure=%r effect='asked again after 10 minutes, the hub serves'", cause)
             return
@@ -195,7 +201,8 @@ class _Restore:
         report, prefix = self.report, self.settings.models_prefix
         report.bucket_seconds, report.bucket_bytes = phase.end_s - phase.start_s, phase.bytes
         errors: dict[PinnedFile, WorkerError] = {f: o.error for f, o in zip(wanted, outcomes, strict=True) if o.error is not None}
-        report.missing.update({f: str(e) for f, e in errors.items()})
+        for file, error in errors.items():
+            self._failed(file, error)
         report.wrong_keys += [f.key(prefix) for f, e in errors.items() if isinstance(e, StoreCorrupt)]
         faulty = next((f for f, e in errors.items() if not isinstance(e, StoreNotFound)), None)
         fault = errors[faulty] if faulty else None
@@ -233,8 +240,7 @@ class _Restore:
             phase.source = "hub"
             for file in wanted:  # one after the other: the hub's client shares one connection pool, which any error closes for all
                 if error := self._download(file, cache):
-                    before = self.report.missing.get(file)
-                    self.report.missing[file] = f"{before}; {error}" if before else str(error)
+                    self._failed(file, error)
                     break  # without this file the model cannot be loaded, and a dead hub costs 24 s of its client's retries each time
         phase.bytes = self.report.hub_bytes = sum(f.size_bytes for f in wanted if self.report.sources.get(f) == "hub")
         failed = self._lacking(wanted)

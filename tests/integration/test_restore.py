@@ -12,6 +12,7 @@ import pytest
 
 from f5_worker.breaker import Breaker
 from f5_worker.cache import PART_SUFFIX, RANGES_SUFFIX, HubCache
+from f5_worker.errors import StoreUnavailable
 from f5_worker.fetch import Limits
 from f5_worker.manifest import dump_manifest, manifest_key
 from f5_worker.report import Timeline, process_start_unix_s
@@ -152,6 +153,36 @@ def test_a_bucket_that_failed_is_not_asked_again_on_this_disk(world: World) -> N
     assert_whole(report)
     assert report.bucket_outcome == "skipped"
     assert len(world.proxy.log) == asked
+
+
+def test_a_bucket_that_is_left_alone_is_asked_when_the_hub_is_dead(world: World) -> None:
+    world.seed()
+    world.hub.fail_status = 401
+    assert world.settings.s3
+    Breaker(HubCache(world.settings.cache_dir_candidates[0]), world.settings.s3).trip(StoreUnavailable("dead a while ago"))
+    report = world.restore()
+    assert_whole(report)
+    assert (report.bucket_outcome, set(report.sources.values())) == ("hit", {"bucket"})
+
+
+def test_a_dead_bucket_that_is_left_alone_and_a_dead_hub_end_with_the_cause_of_each(world: World) -> None:
+    world.hub.fail_status = 401
+    world.changes["AWS_ENDPOINT_URL"] = faults.refused_url()
+    world.restore()
+    report = world.restore()
+    assert report.paths == {}
+    assert any("HUB_UNAVAILABLE" in why and "STORE_UNAVAILABLE" in why for why in report.missing.values())
+
+
+def test_what_a_failing_bucket_brought_is_resumed_after_a_dead_hub(world: World) -> None:
+    world.seed()
+    world.hub.fail_status = 401
+    world.proxy.fail(faults.stall(1000), path=MODEL, methods=("GET",), skip=3)
+    assert BIG in world.restore().missing
+    world.proxy.heal()
+    report = world.restore()
+    assert_whole(report)
+    assert 0 < report.bucket_bytes < BIG.size_bytes
 
 
 @pytest.mark.parametrize("ending", ["time-out", "stop"])
