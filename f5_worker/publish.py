@@ -22,7 +22,7 @@ from f5_worker.errors import Cancelled, StoreCorrupt, StoreError, StoreForbidden
 from f5_worker.manifest import MANIFEST_MAX_BYTES, PinnedFile, by_commit, commit_prefix, dump_manifest, manifest_key, parse_manifest
 from f5_worker.restore import RestoreReport
 from f5_worker.settings import Settings
-from f5_worker.store import PERMISSIONS, Store
+from f5_worker.store import PERMISSIONS, ObjectInfo, Store
 from f5_worker.wheels import KeptWheel, publishable
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ CLAIM_POLL_S = 5.0
 CLAIM_WAIT_S = 1800.0  # 1.4 GB at 0.8 MB/s
 CLAIM_WRITES = 3  # a claim that does not stay this often does no more harm than none: the bytes are the same
 PENDING_UPLOAD_STALE_S = 3600.0
+STORE_CLOCK_S = 1.0  # resolution of the times in a store's answers
 Commit = tuple[str, str]  # (repo, commit)
 NICE = 10  # the upload yields to synthesis when they compete for a core
 
@@ -122,17 +123,24 @@ class Publication:
         return file.key(self._settings.models_prefix)
 
     def _lacks(self, file: PinnedFile) -> bool:
-        if self._key(file) in self._report.wrong_keys:
-            return True
-        return self._report.sources.get(file) != "bucket" and not self._is_there(self._key(file), file.size_bytes)
+        key = self._key(file)
+        if (read_wrong_unix_s := self._report.wrong_keys.get(key)) is None and self._report.sources.get(file) == "bucket":
+            return False
+        return not self._is_there(key, file.size_bytes, read_wrong_unix_s)
 
-    def _is_there(self, key: str, size_bytes: int) -> bool:
-        """Whether the object is known to be in the bucket. AWS refuses the HEAD of a missing one to a key that may not list."""
+    def _is_there(self, key: str, size_bytes: int, read_wrong_unix_s: float | None = None) -> bool:
+        """Whether the object is known to be in the bucket. AWS refuses the HEAD of a missing one to a key that may not list.
+
+        Args:
+            read_wrong_unix_s: When this worker read other bytes there, by its own clock: only what was written later counts.
+        """
         try:
             info = self._store.head(key)
         except StoreForbidden:
             return False
-        return info is not None and info.size_bytes == size_bytes
+        if info is None or info.size_bytes != size_bytes:
+            return False
+        return read_wrong_unix_s is None or _age_s(info) + STORE_CLOCK_S < time.time() - read_wrong_unix_s
 
     def _manifest_is_current(self, commit: Commit, files: Sequence[PinnedFile]) -> bool:
         return set(files) <= set(self._read_manifest(manifest_key(self._settings.models_prefix, *commit)))
@@ -147,8 +155,7 @@ class Publication:
         key = self._key(file)
         self._send(key, self._report.paths[file].resolve(), claim, sha256=file.sha256)
         self._check(key, file.size_bytes)
-        if key in self._report.wrong_keys:
-            self._report.wrong_keys.remove(key)
+        self._report.wrong_keys.pop(key, None)
         return file.size_bytes
 
     def _upload_wheel(self, wheel: KeptWheel, claim: _Claim) -> int:
@@ -156,7 +163,7 @@ class Publication:
         sent = 0
         try:
             size_bytes = wheel.path.stat().st_size
-            if wheel.is_wrong_in_bucket or not self._is_there(wheel.key, size_bytes):
+            if not self._is_there(wheel.key, size_bytes, wheel.read_wrong_unix_s):
                 self._send(wheel.key, wheel.path, claim, sha256=wheel.sha256)
                 self._check(wheel.key, size_bytes)
                 sent = size_bytes
@@ -257,8 +264,7 @@ class _Claim:
         if info is None:
             return None
         owner = info.metadata.get("owner")
-        age_s = ((info.answered or datetime.now(UTC)) - info.modified).total_seconds()
-        return owner if owner == self._owner or age_s <= CLAIM_STALE_S else None
+        return owner if owner == self._owner or _age_s(info) <= CLAIM_STALE_S else None
 
     def _write(self) -> None:
         self._renew_at = time.monotonic() + CLAIM_RENEW_S
@@ -268,6 +274,11 @@ class _Claim:
     def _pause(self, seconds: float) -> None:
         if self._stop.wait(seconds):
             raise Cancelled("the worker stops")
+
+
+def _age_s(info: ObjectInfo) -> float:
+    """Seconds since the object was written, by the store's own clock."""
+    return ((info.answered or datetime.now(UTC)) - info.modified).total_seconds()
 
 
 def _missing_permission(error: StoreError) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ class RestoreReport:
     paths: dict[PinnedFile, Path] = field(default_factory=dict)
     sources: dict[PinnedFile, str] = field(default_factory=dict)  # mount | cache | bucket | hub
     missing: dict[PinnedFile, str] = field(default_factory=dict)  # why
-    wrong_keys: list[str] = field(default_factory=list)  # objects whose bytes are not the pinned ones: the publisher mends them
+    wrong_keys: dict[str, float] = field(default_factory=dict)  # objects of other bytes than pinned -> when they were read, Unix s
     bucket_outcome: str = "off"  # off | skipped | hit | partial | miss | the code of the error
     bucket_seconds: float = 0.0
     bucket_bytes: int = 0
@@ -203,7 +204,7 @@ class _Restore:
         errors: dict[PinnedFile, WorkerError] = {f: o.error for f, o in zip(wanted, outcomes, strict=True) if o.error is not None}
         for file, error in errors.items():
             self._failed(file, error)
-        report.wrong_keys += [f.key(prefix) for f, e in errors.items() if isinstance(e, StoreCorrupt)]
+        report.wrong_keys |= {f.key(prefix): time.time() for f, e in errors.items() if isinstance(e, StoreCorrupt)}
         faulty = next((f for f, e in errors.items() if not isinstance(e, StoreNotFound)), None)
         fault = errors[faulty] if faulty else None
         if isinstance(fault, StoreError):

@@ -268,7 +268,7 @@ def test_a_wrong_object_is_healed_by_the_next_publication(world: World) -> None:
     world.seed()
     world.client.put_object(Bucket=world.bucket, Key=BIG.key("models/"), Body=b"\0" * BIG.size_bytes)
     report = world.restore()
-    assert report.wrong_keys == [BIG.key("models/")]
+    assert list(report.wrong_keys) == [BIG.key("models/")]
     assert Publisher(world.store, world.settings, FILES, report).start().wait(60)
     body = world.client.get_object(Bucket=world.bucket, Key=BIG.key("models/"))["Body"].read()
     assert body == CONTENT[BIG.path]

@@ -116,7 +116,7 @@ def test_a_fault_of_the_bucket_never_stops_the_restore(world: World, name: str, 
     assert s3
     assert report.cache_dir
     assert (Breaker(HubCache(report.cache_dir), s3).open_cause() is not None) == left_alone
-    assert (report.wrong_keys == [BIG.key("models/")]) == (outcome == "STORE_CORRUPT")
+    assert (list(report.wrong_keys) == [BIG.key("models/")]) == (outcome == "STORE_CORRUPT")
     assert_no_secret(caplog.text)
 
 
@@ -241,7 +241,7 @@ def test_a_truncated_object_in_the_bucket_is_reported_for_healing(world: World) 
     world.client.put_object(Bucket=world.bucket, Key=BIG.key("models/"), Body=CONTENT[BIG.path][:1000])
     report = world.restore()
     assert_whole(report)
-    assert report.wrong_keys == [BIG.key("models/")]
+    assert list(report.wrong_keys) == [BIG.key("models/")]
 
 
 def test_an_empty_object_where_a_model_belongs_is_reported_for_healing(world: World) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -101,10 +102,10 @@ def test_an_object_that_a_reader_found_wrong_is_overwritten(store: MemoryStore, 
     run(store, report)
     key = FILES[0].key("models/")
     store.put(key, b"\0" * FILES[0].size_bytes, content_type="x")
-    report.wrong_keys = [key]
+    report.wrong_keys = {key: time.time()}
     run(store, report)
     assert store.objects[key][0] == DATA["big.bin"]
-    assert report.wrong_keys == []
+    assert report.wrong_keys == {}
 
 
 def test_a_poisoned_manifest_is_replaced(store: MemoryStore, report: RestoreReport) -> None:
@@ -274,6 +275,35 @@ def test_a_clock_that_is_off_does_not_break_a_living_claim(ahead_s: float, repor
     publisher.stop()
     assert writes(store) == []
     assert store.objects[key][1].metadata["owner"] == "somebody else"
+
+
+def wrong_object(store: MemoryStore, *, age_s: float) -> str:
+    """Other bytes in the largest file's place, written a while ago."""
+    key = FILES[0].key("models/")
+    written = datetime.now(UTC) - timedelta(seconds=age_s)
+    store.objects[key] = (b"\0" * FILES[0].size_bytes, ObjectInfo(key, FILES[0].size_bytes, written))
+    return key
+
+
+@pytest.mark.parametrize("ahead_s", [-600.0, 0.0, 600.0])
+def test_a_wrong_object_is_sent_again_unless_it_was_written_after_it_was_read(ahead_s: float, report: RestoreReport) -> None:
+    store = SkewedStore(ahead_s=ahead_s)
+    key = wrong_object(store, age_s=60)
+    report.wrong_keys = {key: time.time() - 30}
+    run(store, report)
+    assert writes(store).count(key) == 1
+    report.wrong_keys = {key: time.time() - 30}
+    run(store, report)
+    assert writes(store).count(key) == 1
+
+
+def test_five_publishers_that_read_the_same_wrong_object_send_it_once(store: MemoryStore, report: RestoreReport) -> None:
+    key = wrong_object(store, age_s=60)
+    reports = [replace(report, wrong_keys={key: time.time() - 30}) for _ in range(5)]
+    publishers = [Publisher(store, replace(SETTINGS, publish_jitter_s=0.3), FILES, r).start() for r in reports]
+    assert all(p.wait(60) for p in publishers)
+    assert 1 <= writes(store).count(key) <= 2  # without conditional writes one doubling can happen
+    assert store.objects[key][0] == DATA["big.bin"]
 
 
 def test_a_claim_that_never_stays_is_written_a_few_times_and_then_done_without(store: MemoryStore, report: RestoreReport) -> None:
