@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from f5_worker.cache import HubCache
@@ -34,7 +34,6 @@ CLAIM_RENEW_S = 20.0
 CLAIM_POLL_S = 5.0
 CLAIM_WAIT_S = 1800.0  # 1.4 GB at 0.8 MB/s
 CLAIM_WRITES = 3  # a claim that does not stay this often does no more harm than none: the bytes are the same
-PENDING_UPLOAD_STALE_S = 3600.0
 STORE_CLOCK_S = 1.0  # resolution of the times in a store's answers
 Commit = tuple[str, str]  # (repo, commit)
 NICE = 10  # the upload yields to synthesis when they compete for a core
@@ -111,7 +110,7 @@ class Publication:
         try:
             if claim.acquire():  # who owned it before may have sent them
                 lacking = [f for f in lacking if self._lacks(f)]
-            self._abort_stale_uploads([*(commit_prefix(prefix, *commit) for commit in commits), f"{prefix}wheels/"])
+            self._abort_dead_uploads([*map(self._key, lacking), *(w.key for w in wheels)], claim)
             sent = sum(self._upload(f, claim) for f in lacking)
             for commit, files in commits.items():
                 self._put_manifest(commit, files)
@@ -198,15 +197,22 @@ class Publication:
             others = [f for f in known if (f.repo, f.commit) == commit and f.path not in {g.path for g in files}]
             self._store.put(key, dump_manifest([*files, *others]), content_type="application/json")
 
-    def _abort_stale_uploads(self, prefixes: Sequence[str]) -> None:
-        """Drop parts that a killed publisher left: stores bill them."""
+    def _abort_dead_uploads(self, keys: Sequence[str], claim: _Claim) -> None:
+        """Drop the parts that a killed publisher left of what is sent now: stores bill them, and later runs do not look at these keys.
+
+        Its claim ended before this one began, so its upload is older than a living claim can be; that of a second owner at the same
+        moment is younger. Were one dropped all the same, its publisher would fail and this one go on with the same bytes.
+        """
+        if claim.since is None:  # a claim that never stayed: another may be sending the same
+            return
+        dead_since = claim.since - timedelta(seconds=CLAIM_STALE_S - CLAIM_RENEW_S)
         try:
-            for prefix in prefixes:
-                for upload in self._store.pending_uploads(prefix):
-                    if (datetime.now(UTC) - upload.started).total_seconds() > PENDING_UPLOAD_STALE_S:
+            for key in keys:
+                for upload in self._store.pending_uploads(key):
+                    if upload.key == key and upload.started <= dead_since:
                         self._store.abort_upload(upload)
         except StoreError as exc:  # needs a list permission that publishing itself does not
-            log.info("publish.stale_uploads_unchecked error=%r", str(exc))
+            log.info("publish.dead_uploads_unchecked error=%r", str(exc))
 
 
 class _Claim:
@@ -214,6 +220,7 @@ class _Claim:
 
     def __init__(self, store: Store, key: str, stop: threading.Event) -> None:
         self._store, self._key, self._stop = store, key, stop
+        self.since: datetime | None = None  # when this worker was seen to own it, by the store's clock
         self._owner = uuid.uuid4().hex
         self._writes = 0  # since another worker owned it
         self._renew_at = 0.0
@@ -264,7 +271,10 @@ class _Claim:
         if info is None:
             return None
         owner = info.metadata.get("owner")
-        return owner if owner == self._owner or _age_s(info) <= CLAIM_STALE_S else None
+        if owner == self._owner:
+            self.since = info.modified
+            return owner
+        return owner if _age_s(info) <= CLAIM_STALE_S else None
 
     def _write(self) -> None:
         self._renew_at = time.monotonic() + CLAIM_RENEW_S

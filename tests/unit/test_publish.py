@@ -384,15 +384,34 @@ def test_five_publishers_at_once_send_each_file_once(store: MemoryStore, report:
     assert set(parse_manifest(store.objects[MANIFEST][0])) == set(FILES)
 
 
-def test_parts_of_a_killed_publisher_are_aborted_and_a_running_ones_kept(store: MemoryStore, report: RestoreReport) -> None:
+def pending(key: str, age_s: float, *, ahead_s: float = 0.0) -> Upload:
+    return Upload(key, f"{age_s} s old", datetime.now(UTC) + timedelta(seconds=ahead_s - age_s))
+
+
+@pytest.mark.parametrize("ahead_s", [-600.0, 0.0, 600.0])
+def test_parts_of_a_killed_publisher_are_aborted_as_soon_as_its_claim_is_taken_over_and_a_running_ones_kept(
+    ahead_s: float, report: RestoreReport
+) -> None:
+    store = SkewedStore(ahead_s=ahead_s)
+    claim(store, age_s=CLAIM_STALE_S + 1)
     key = FILES[0].key("models/")
-    old, young = (Upload(key, name, datetime.now(UTC) - timedelta(hours=h)) for name, h in (("old", 2), ("young", 0)))
-    store.pending = [old, young]
+    killed, running = (pending(key, age_s, ahead_s=ahead_s) for age_s in (CLAIM_STALE_S, 10))
+    of_another_key = pending(f"{key}.other", 10 * CLAIM_STALE_S, ahead_s=ahead_s)
+    store.pending = [killed, running, of_another_key]
     run(store, report)
-    assert store.pending == [young]
+    assert store.pending == [running, of_another_key]
 
 
+def test_parts_of_a_killed_publisher_stay_where_no_claim_shows_who_else_is_sending(store: MemoryStore, report: RestoreReport) -> None:
+    real = store.head
+    store.head = lambda key: None if key == CLAIM else real(key)  # type: ignore[method-assign]
+    store.pending = left = [pending(FILES[0].key("models/"), 7200)]
+    run(store, report)
+    assert store.pending == left
+
+
+@pytest.mark.usefixtures("wheel")
 def test_parts_of_a_wheel_that_a_killed_publisher_left_are_aborted(store: MemoryStore, report: RestoreReport) -> None:
-    store.pending = [Upload(f"models/wheels/{pinned_names()[0]}", "old", datetime.now(UTC) - timedelta(hours=2))]
+    store.pending = [pending(f"models/wheels/{pinned_names()[0]}", 7200)]
     run(store, report)
     assert store.pending == []
