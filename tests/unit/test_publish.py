@@ -20,7 +20,7 @@ from f5_worker.store import ObjectInfo, Upload
 from f5_worker.wheel_source import wrong_note
 from f5_worker.wheels import KeptWheel, pinned_names, publishable
 from tests.fakes.memory_store import MemoryStore
-from tests.files import COMMIT, pinned, random_bytes, seed_cache
+from tests.files import COMMIT, POISONED_MANIFESTS, pinned, random_bytes, seed_cache
 
 DATA = {"big.bin": random_bytes(3_000_000), "small.txt": b"words"}
 FILES = [pinned(path, data) for path, data in DATA.items()]
@@ -108,8 +108,9 @@ def test_an_object_that_a_reader_found_wrong_is_overwritten(store: MemoryStore, 
     assert report.wrong_keys == {}
 
 
-def test_a_poisoned_manifest_is_replaced(store: MemoryStore, report: RestoreReport) -> None:
-    store.put(MANIFEST, b'{"schema": 1, "files": [{"path": "../../x"}]}', content_type="x")
+@pytest.mark.parametrize("poison", POISONED_MANIFESTS)
+def test_a_poisoned_manifest_is_replaced(store: MemoryStore, report: RestoreReport, poison: str) -> None:
+    store.put(MANIFEST, POISONED_MANIFESTS[poison](FILES), content_type="x")
     run(store, report)
     assert set(parse_manifest(store.objects[MANIFEST][0])) == set(FILES)
 
