@@ -2,7 +2,7 @@
 
 Ours against the sequential flow (boto3's download, then the imports, then upstream's load), a hub download, and the limit
 
-    max(bytes / line, imports, CPU seconds of everything / cores) + load
+    max(bytes / line, imports, CPU seconds of everything before the load / cores) + load
 
 The store and the line run on the same cores, so their CPU seconds are in the third term. "Loaded" is the end of the load in every
 flow; ours then warms up, which the others leave to the first job.
@@ -22,9 +22,9 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measure
+from benchmarks import measure, report
 from benchmarks.boots import boot_worker, cpu_seconds, only_model
-from benchmarks.lines import line
+from benchmarks.lines import Line, line
 from f5_worker.manifest import ModelSpec
 from f5_worker.waterfall import png
 from tests.fakes.seaweed import ACCESS_KEY, SECRET_KEY, Seaweed, seaweed
@@ -35,7 +35,7 @@ RATES_MB_S = (125, 500, 0)
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--model", type=Path, help="models.json of a full-size model made before")
@@ -59,6 +59,7 @@ def main() -> None:
         "rates": [summary(r) for r in rows],
     }
     measure.write(Path(__file__).with_name("results") / "boot.json", result)
+    return report.verdict(report.boot_bars(result))
 
 
 def seed(server: Seaweed, spec: ModelSpec, folder: Path) -> None:
@@ -88,22 +89,22 @@ def measure_rate(rate: int, models_file: Path, folder: Path, server: Seaweed, hu
     for run in range(runs):
         for kind, reports in flows.items():
             upstream = (hub if kind == "hub" else server.endpoint_url).removeprefix("http://")
-            with line_to(upstream, rate) as address:
-                report = one(kind, models_file, folder / f"{kind}-{rate}-{run}", server, f"http://{address}")
-            reports.append(report)
-            print(f"{rate or 'unlimited'} MB/s {kind}: loaded after {loaded_s(report):.2f} s", flush=True)
+            with line_to(upstream, rate) as running:
+                boot = one(kind, models_file, folder / f"{kind}-{rate}-{run}", server, running)
+            reports.append(boot)
+            print(f"{rate or 'unlimited'} MB/s {kind}: loaded after {loaded_s(boot):.2f} s", flush=True)
     return {"rate_mb_s": rate, "flows": flows}
 
 
 def line_to(upstream: str, rate: int) -> Any:
-    return line(upstream, rtt_s=RTT_S, per_connection=PER_CONNECTION, total=rate * 1e6) if rate else nullcontext(upstream)
+    return line(upstream, rtt_s=RTT_S, per_connection=PER_CONNECTION, total=rate * 1e6) if rate else nullcontext(Line(upstream, 0))
 
 
-def one(kind: str, models_file: Path, folder: Path, server: Seaweed, address: str) -> dict[str, Any]:
-    before = cpu_seconds(server.pid)
+def one(kind: str, models_file: Path, folder: Path, server: Seaweed, running: Line) -> dict[str, Any]:
+    before, address = cpu_seconds(server.pid), f"http://{running.address}"
     if kind == "ours":
         env = server.env(BUCKET, endpoint_url=address) | {"HF_ENDPOINT": "http://127.0.0.1:1", "PUBLISH_JITTER_S": "600"}
-        report = boot_worker(models_file, folder, env)
+        boot = boot_worker(models_file, folder, env)
         subprocess.run(["rm", "-rf", str(folder)], check=True)
     else:
         env = {**os.environ, "S3_BUCKET": BUCKET, "AWS_ENDPOINT_URL": address, "HF_ENDPOINT": address, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -113,32 +114,32 @@ def one(kind: str, models_file: Path, folder: Path, server: Seaweed, address: st
         )
         if done.returncode:
             raise RuntimeError(done.stderr[-2000:])
-        report = json.loads(done.stdout.rpartition("FLOW ")[2])
-    report["server_cpu_s"] = cpu_seconds(server.pid) - before
-    return report
+        boot = json.loads(done.stdout.rpartition("FLOW ")[2])
+    boot["server_cpu_s"] = cpu_seconds(server.pid) - before
+    boot["line_cpu_s"] = cpu_seconds(running.pid) if running.pid else 0.0  # it serves this boot alone
+    return boot
 
 
-def loaded_s(report: dict[str, Any]) -> float:
+def loaded_s(boot: dict[str, Any]) -> float:
     """The end of the last phase that loads; ours goes on with the warm-up."""
-    return max(p["end_s"] for p in report["phases"] if p["name"] != "warm up")
+    return max(p["end_s"] for p in boot["phases"] if p["name"] != "warm up")
 
 
-def seconds(report: dict[str, Any], *names: str) -> float:
-    return sum(p["end_s"] - p["start_s"] for p in report["phases"] if p["name"] in names)
+def seconds(boot: dict[str, Any], *names: str) -> float:
+    return sum(p["end_s"] - p["start_s"] for p in boot["phases"] if p["name"] in names)
 
 
 def limit(row: dict[str, Any]) -> dict[str, float]:
     """The terms of the limit from ours' median run: nothing on this machine can be loaded before their maximum plus the load."""
-    report = sorted(row["flows"]["ours"], key=loaded_s)[len(row["flows"]["ours"]) // 2]
-    size = sum(p["bytes"] for p in report["phases"] if p["source"] == "bucket")
-    warm = seconds(report, "warm up")
+    boot = sorted(row["flows"]["ours"], key=loaded_s)[len(row["flows"]["ours"]) // 2]
+    size = sum(p["bytes"] for p in boot["phases"] if p["source"] == "bucket")
+    after_cpu_s = boot["phase_cpu_s"]["load model"] + boot["phase_cpu_s"]["warm up"]
     terms = {
         "line": size / (row["rate_mb_s"] * 1e6) if row["rate_mb_s"] else 0.0,
-        "imports": seconds(report, "import runpod", "import torch", "build model"),
-        "cpu": (report["cpu_s"] - warm * min(2, os.cpu_count() or 1) - seconds(report, "load model") + report["server_cpu_s"])
-        / (os.cpu_count() or 1),
+        "imports": seconds(boot, "import runpod", "import torch", "build model"),
+        "cpu": (boot["cpu_s"] - after_cpu_s + boot["server_cpu_s"] + boot["line_cpu_s"]) / (os.cpu_count() or 1),
     }
-    return {**terms, "load": seconds(report, "load model"), "total": max(terms.values()) + seconds(report, "load model")}
+    return {**terms, "load": seconds(boot, "load model"), "total": max(terms.values()) + seconds(boot, "load model")}
 
 
 def summary(row: dict[str, Any]) -> dict[str, Any]:
@@ -175,4 +176,4 @@ def draw(rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from f5_worker.report import process_start_unix_s
 from tests.worker_process import until, worker_process
 
 READY = b"boot.ready"
+PHASE_END = re.compile(rb"phase name='([^']+)' lane=handler")
 BOOT_TIMEOUT_S = 300
 
 
@@ -29,7 +31,10 @@ def only_model(models_file: Path) -> ModelSpec:
 
 
 def boot_worker(models_file: Path, folder: Path, env: Mapping[str, str]) -> dict[str, Any]:
-    """Boot the worker by the image's command in an empty cache directory until it is ready; its boot report with `cpu_s`."""
+    """Boot the worker by the image's command in an empty cache directory until it is ready.
+
+    Its boot report with `cpu_s`, the CPU seconds of all of it, and `phase_cpu_s`, those between the ends of the handler's phases.
+    """
     full_env = {
         "F5_MODELS_FILE": str(models_file),
         "F5_MODEL": only_model(models_file).name,
@@ -39,15 +44,18 @@ def boot_worker(models_file: Path, folder: Path, env: Mapping[str, str]) -> dict
     deadline = time.monotonic() + BOOT_TIMEOUT_S
     with tempfile.TemporaryDirectory() as home, worker_process(full_env, home=Path(home), arguments=["--rp_serve_api"]) as worker:
         assert worker.stdout
-        log = []
+        log, phase_cpu_s, spent_s = [], {}, 0.0
         for line in worker.stdout:
             log.append(line)
+            if phase := PHASE_END.search(line):
+                before_s, spent_s = spent_s, cpu_seconds(worker.pid)
+                phase_cpu_s[phase[1].decode()] = spent_s - before_s
             if READY in line or time.monotonic() > deadline:
                 break
         path = folder / "cache" / ".f5-worker" / "boot-report.json"
         until(path.exists, 10, lambda: b"".join(log).decode(errors="replace")[-2000:])
         report = json.loads(path.read_text())
-        report["cpu_s"] = cpu_seconds(worker.pid)
+        report |= {"cpu_s": cpu_seconds(worker.pid), "phase_cpu_s": phase_cpu_s}
     return report
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks import measure
+from benchmarks import measure, report
 from benchmarks.boots import boot_worker
 from tests.fakes import fault_proxy as faults
 from tests.fakes.fault_proxy import Fault, FaultProxy
@@ -20,7 +20,7 @@ from tests.fakes.tiny_model import write_tiny_model
 BARS_S = {"refused": 4, "black-holed connect": 4, "black-holed request": 4, "stalled": 9, "slow": 9}
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
@@ -32,16 +32,14 @@ def main() -> None:
             for run in range(args.runs):
                 for kind, seconds in costs.items():
                     with bucket(kind, models_file) as env:
-                        report = boot_worker(models_file, folder / f"{kind}-{run}", {"HF_ENDPOINT": hub.url, **env})
-                    seconds.append(report["ready_s"])
-                    print(f"{kind}: ready after {report['ready_s']:.2f} s, bucket {report['bucket']['outcome']}", flush=True)
+                        boot = boot_worker(models_file, folder / f"{kind}-{run}", {"HF_ENDPOINT": hub.url, **env})
+                    seconds.append(boot["ready_s"])
+                    print(f"{kind}: ready after {boot['ready_s']:.2f} s, bucket {boot['bucket']['outcome']}", flush=True)
     base = statistics.median(costs["no bucket"])
     extra = {kind: statistics.median(seconds) - base for kind, seconds in costs.items() if kind in BARS_S}
-    print(f"\n{'bucket':<22}{'extra s':>9}{'bar s':>7}")
-    for kind, seconds in extra.items():
-        print(f"{kind:<22}{seconds:>9.2f}{BARS_S[kind]:>7}  {'met' if seconds <= BARS_S[kind] else 'MISSED'}")
     result = {"machine": measure.machine(), "runs": args.runs, "no_bucket_ready_s": base, "extra_s": extra, "bars_s": BARS_S}
     measure.write(Path(__file__).with_name("results") / "broken.json", result)
+    return report.verdict(report.broken_bars(result))
 
 
 @contextmanager
@@ -69,4 +67,4 @@ def objects(models_file: Path) -> dict[str, bytes]:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

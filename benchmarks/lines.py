@@ -1,6 +1,6 @@
 """An emulated line: a TCP proxy that adds a round trip per connect and per request and caps bytes per second.
 
-    with line("127.0.0.1:8333", rtt_s=0.02, per_connection=40e6, total=500e6) as address: ...
+    with line("127.0.0.1:8333", rtt_s=0.02, per_connection=40e6, total=500e6) as running: connect(running.address)
 
 It runs as its own process and moves bytes with splice(2), so that it takes little of the cores it shares with what is
 measured. Slow start and loss are not emulated.
@@ -18,11 +18,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 _CHUNK_BYTES = 1024 * 1024
 _F_SETPIPE_SZ = 1031
 _CATCH_UP_S = 0.02  # what a late wake-up may make good
 _QUANTUM_S = 0.004  # less is not slept: wake-ups would take the cores from what is measured
+
+
+class Line(NamedTuple):
+    """Where a line is entered, as host:port, and the process that emulates it."""
+
+    address: str
+    pid: int
 
 
 class Rate:
@@ -78,13 +86,13 @@ def _serve(listener: socket.socket, upstream: tuple[str, int], rtt_s: float, per
 
 
 @contextlib.contextmanager
-def line(upstream: str, *, rtt_s: float, per_connection: float, total: float) -> Iterator[str]:
-    """Run the proxy in a process; yields its `host:port`. Rates in bytes per second, 0 for no cap."""
+def line(upstream: str, *, rtt_s: float, per_connection: float, total: float) -> Iterator[Line]:
+    """Run the proxy in a process. Rates in bytes per second, 0 for no cap."""
     numbers = ["--rtt-s", str(rtt_s), "--per-connection", str(per_connection), "--total", str(total)]
     process = subprocess.Popen([sys.executable, __file__, upstream, *numbers], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        yield process.stdout.readline().strip()
+        yield Line(process.stdout.readline().strip(), process.pid)
     finally:
         process.kill()
         process.wait()

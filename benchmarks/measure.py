@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -86,10 +86,6 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "load_average_1min": os.getloadavg()[0],
     }
-
-
-def as_json(cost: Cost) -> dict[str, float]:
-    return asdict(cost)
 
 
 def write(path: Path, result: Mapping[str, object]) -> None:

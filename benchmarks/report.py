@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).with_name("results")
 TARGET = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -22,6 +23,22 @@ weights** (the files are random bytes, or a random checkpoint, of the real sizes
 """
 
 
+class Bar(NamedTuple):
+    """What a figure has to reach."""
+
+    name: str
+    value: float
+    wanted: str
+    is_met: bool
+
+
+def verdict(bars: Sequence[Bar]) -> int:
+    """Print each bar; the exit code of a benchmark: 1 when one is missed."""
+    for bar in bars:
+        print(f"{bar.name}: {bar.value:.2f}, wanted {bar.wanted}: {'met' if bar.is_met else 'MISSED'}")
+    return 0 if all(bar.is_met for bar in bars) else 1
+
+
 def main() -> None:
     parts = [INTRO, *(restore(name, title) for name, title in RESTORES.items()), boot(), broken(), load(), engine(), formats()]
     TARGET.write_text("\n".join(part for part in parts if part), encoding="utf-8")
@@ -34,8 +51,9 @@ def read(name: str) -> dict[str, Any] | None:
 
 def taken(result: dict[str, Any]) -> str:
     machine = result["machine"]
+    commit, plus, changes = machine["commit"].partition("+")
     return (
-        f"Taken {machine['taken'][:10]} at commit {machine['commit'][:7]}, {machine['cores']} cores ({machine['cpu']}), "
+        f"Taken {machine['taken'][:10]} at commit {commit[:7]}{plus}{changes}, {machine['cores']} cores ({machine['cpu']}), "
         f"load average {machine['load_average_1min']:.1f}, median of {result['runs']}."
     )
 
@@ -63,62 +81,88 @@ def restore(name: str, title: str) -> str:
     return (
         f"## Restore of {result['bytes'] / 1e9:.2f} GB: {title}\n\n{taken(result)} Process start and signing included. "
         f"Ours verifies every byte; the peers' two columns add a second read with coreutils or OpenSSL. {versions}.\n\n"
-        f"{table(head, body)}\n{restore_bars(result)}\n"
+        f"{table(head, body)}\n{table(['bar', 'value', 'wanted', ''], [cells(bar) for bar in restore_bars(result)])}\n{hashing(result)}\n"
     )
 
 
-def restore_bars(result: dict[str, Any]) -> str:
-    rows = result["medians"]
+def cells(bar: Bar) -> list[str]:
+    return [bar.name, f"{bar.value:.2f}", bar.wanted, mark(bar.is_met)]
+
+
+def peers_of(result: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return {who: r for who, r in result["medians"].items() if who != "ours" and not who.startswith("bare")}
+
+
+def restore_bars(result: dict[str, Any]) -> list[Bar]:
+    """None when the run was not the whole contest."""
+    rows, peers = result["medians"], peers_of(result)
+    if "ours" not in rows or not peers:
+        return []
     mine = rows["ours"]["seconds"]
-    peers = {who: r for who, r in rows.items() if who != "ours" and not who.startswith("bare")}
     bare = min((r["seconds"] for who, r in rows.items() if who.startswith("bare")), default=None)
     verified, fastest = min(r["fast_guaranteed_seconds"] for r in peers.values()), min(r["seconds"] for r in peers.values())
-    bars = [("ours / fastest peer with the same guarantee (OpenSSL)", mine / verified, "< 1", mine < verified)]
+    bars = [Bar("ours / fastest peer with the same guarantee (OpenSSL)", mine / verified, "< 1", mine < verified)]
     if result["line"]:
         share = result["bytes"] / mine / result["line"]["total_bytes_per_s"]
-        bars.append(("share of the line", share, ">= 0.90", share >= 0.9))
-        bars.append(("ours / fastest peer without verification", mine / fastest, "< 1 at 500 MB/s", mine < fastest))
+        bars.append(Bar("share of the line", share, ">= 0.90", share >= 0.9))
+        bars.append(Bar("ours / fastest peer without verification", mine / fastest, "< 1 at 500 MB/s", mine < fastest))
     elif not result["tls"]:
-        bars.append(("ours / fastest peer without verification", mine / fastest, "<= 1.25", mine <= 1.25 * fastest))
+        bars.append(Bar("ours / fastest peer without verification", mine / fastest, "<= 1.25", mine <= 1.25 * fastest))
     if bare and not result["line"] and not result["tls"]:
-        bars.append(("ours / best bare loop that could be written", mine / bare, "<= 1.15", mine <= 1.15 * bare))
-    bars.append(("peak RSS in MB", rows["ours"]["peak_rss_bytes"] / 1e6, "< 300", rows["ours"]["peak_rss_bytes"] < 300e6))
-    listed = table(["bar", "value", "wanted", ""], [[name, f"{value:.2f}", wanted, mark(ok)] for name, value, wanted, ok in bars])
-    quickest = min(peers.values(), key=lambda r: r["seconds"])
-    hashing = quickest["fast_guaranteed_seconds"] - quickest["seconds"]
-    return f"{listed}\nHashing takes {hashing:.2f} s of one core, which whoever does not verify saves; the server runs on the same cores.\n"
+        bars.append(Bar("ours / best bare loop that could be written", mine / bare, "<= 1.15", mine <= 1.15 * bare))
+    bars.append(Bar("peak RSS in MB", rows["ours"]["peak_rss_bytes"] / 1e6, "< 300", rows["ours"]["peak_rss_bytes"] < 300e6))
+    return bars
+
+
+def hashing(result: dict[str, Any]) -> str:
+    quickest = min(peers_of(result).values(), key=lambda r: r["seconds"])
+    seconds = quickest["fast_guaranteed_seconds"] - quickest["seconds"]
+    return f"Hashing takes {seconds:.2f} s of one core, which whoever does not verify saves; the server runs on the same cores.\n"
+
+
+def line_of(rate: dict[str, Any]) -> str:
+    return f"{rate['rate_mb_s']} MB/s" if rate["rate_mb_s"] else "unlimited"
+
+
+def boot_bars(result: dict[str, Any]) -> list[Bar]:
+    bars = []
+    for r in result["rates"]:
+        rate = line_of(r)
+        bars.append(Bar(f"ours / limit, {rate}", r["ours_to_limit"], "<= 1.15", r["ours_to_limit"] <= 1.15))
+        if r["rate_mb_s"] == 500:
+            bars.append(Bar(f"sequential / ours, {rate}", r["sequential_to_ours"], ">= 3", r["sequential_to_ours"] >= 3))
+    return bars
 
 
 def boot() -> str:
     result = read("boot")
     if result is None:
         return ""
-    head = ["line", "ours s", "sequential s", "hub s", "limit s", "binds", "ours / limit (<= 1.15)", "sequential / ours (>= 3 at 500)"]
-    body = []
-    for r in result["rates"]:
-        rate, times = r["rate_mb_s"], r["loaded_s"]
-        faster = f"{r['sequential_to_ours']:.2f}" + (f" {mark(r['sequential_to_ours'] >= 3)}" if rate == 500 else "")
-        body.append([
-            f"{rate} MB/s" if rate else "unlimited",
-            *(f"{times[flow]:.2f}" for flow in ("ours", "sequential", "hub")),
-            f"{r['limit']['total']:.2f}",
-            r["binding_term"],
-            f"{r['ours_to_limit']:.2f} {mark(r['ours_to_limit'] <= 1.15)}",
-            faster,
-        ])  # fmt: skip
+    head = ["line", "ours s", "sequential s", "hub s", "limit s", "binds", "ours / limit", "sequential / ours"]
+    body = [
+        [line_of(r), *(f"{r['loaded_s'][flow]:.2f}" for flow in ("ours", "sequential", "hub")),
+         f"{r['limit']['total']:.2f}", r["binding_term"], f"{r['ours_to_limit']:.2f}", f"{r['sequential_to_ours']:.2f}"]
+        for r in result["rates"]
+    ]  # fmt: skip
     return (
         f"## Boot: process start to a loaded full-size model, on the CPU\n\n{taken(result)} The limit is "
-        f"max(bytes / line, imports, CPU seconds of everything / cores) + load; store and line share the cores. "
+        f"max(bytes / line, imports, CPU seconds of everything before the load / cores) + load; store and line share the cores. "
         "`sequential` is a boto3 sync, then the imports, then upstream's load.\n\n"
-        f"{table(head, body)}\n![Both boots at 500 MB/s](boot-waterfall.png)\n"
+        f"{table(head, body)}\n{table(['bar', 'value', 'wanted', ''], [cells(bar) for bar in boot_bars(result)])}\n"
+        "![Both boots at 500 MB/s](boot-waterfall.png)\n"
     )
+
+
+def broken_bars(result: dict[str, Any]) -> list[Bar]:
+    bars_s = result["bars_s"]
+    return [Bar(kind, s, f"<= {bars_s[kind]}", s <= bars_s[kind]) for kind, s in result["extra_s"].items()]
 
 
 def broken() -> str:
     result = read("broken")
     if result is None:
         return ""
-    body = [[kind, f"{s:.2f}", f"<= {result['bars_s'][kind]}", mark(s <= result["bars_s"][kind])] for kind, s in result["extra_s"].items()]
+    body = [cells(bar) for bar in broken_bars(result)]
     return f"## What a broken bucket costs a boot\n\n{taken(result)} Tiny model.\n\n{table(['bucket', 'extra s', 'wanted', ''], body)}"
 
 

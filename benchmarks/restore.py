@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from benchmarks import measure, peers
+from benchmarks import measure, peers, report
 from benchmarks.lines import line
 from tests.fakes.seaweed import ACCESS_KEY, SECRET_KEY, Seaweed, seaweed
 
@@ -39,7 +39,7 @@ BARES = ((4, 16), (8, 8))  # connections, MiB a range: the best here; the faster
 BARES_WAN = ((16, 8), (24, 4))
 
 
-def main() -> None:
+def main() -> int:
     args = _arguments()
     with tempfile.TemporaryDirectory(prefix="bench-restore-", dir=args.dir) as name, contextlib.ExitStack() as stack:
         folder = Path(name)
@@ -52,6 +52,7 @@ def main() -> None:
     result = _result(args, costs, files)
     _print(result)
     measure.write(Path(args.out or _default_out(args)), result)
+    return report.verdict(report.restore_bars(result))
 
 
 def _arguments() -> argparse.Namespace:
@@ -102,7 +103,7 @@ def _front(stack: contextlib.ExitStack, server: Seaweed, folder: Path, args: arg
     if args.tls:
         address, ca_file = stack.enter_context(_nginx(address, folder / "tls"))
     if args.wan:
-        address = stack.enter_context(line(address, rtt_s=RTT_S, per_connection=PER_CONNECTION, total=args.wan * 1e6))
+        address = stack.enter_context(line(address, rtt_s=RTT_S, per_connection=PER_CONNECTION, total=args.wan * 1e6)).address
     return f"{'https' if args.tls else 'http'}://{address}", ca_file
 
 
@@ -323,4 +324,4 @@ def _print(result: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HUB_DEADLINE_S = 900.0  # 1.4 GB at 1.5 MB/s; the platform calls a worker unhealthy after 7 minutes
-WHEEL_DEADLINE_S = 300.0
+WHEEL_DEADLINE_S = 180.0  # bucket and release have 60 s each, then it is installed and tried
 _PR_SET_PDEATHSIG = 1
 
 

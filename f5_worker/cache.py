@@ -18,12 +18,12 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from f5_worker.disk import disk_error, file_system
+from f5_worker.disk import disk_error, file_system, room
 from f5_worker.errors import CacheError
 from f5_worker.manifest import PinnedFile
 
@@ -73,14 +73,15 @@ class HubCache:
     def find(self, file: PinnedFile) -> Path | None:
         """The file if it is here and verified, with its link; None otherwise.
 
-        What stands in its place but has other bytes is removed, so that a source can write it.
+        What stands in its place but has other bytes, or cannot be read, is removed, so that a source can write it.
         """
         for place in (self.snapshot(file), self.blob(file)):
             if self._is_verified(place, file):
                 self.remove_parts([file])  # killed between the rename and the journal's removal
                 self._link(file, self.blob(file) if place == self.blob(file) else place.resolve())
                 return self.snapshot(file)
-        target = self.snapshot(file).resolve()  # the hub's client names blobs by the ETag it was told, which can be another
+        # The hub's client names blobs by the ETag it was told, which can be another. Path.resolve would raise for a loop of links.
+        target = Path(os.path.realpath(self.snapshot(file)))
         for place in (self.snapshot(file), self.blob(file), *([target] if target.parent == self.blob(file).parent else ())):
             self._discard(place)
         return None
@@ -99,16 +100,9 @@ class HubCache:
     def adopt_mount(self, file: PinnedFile, mount: Path) -> Path | None:
         """Link a file of the platform's read-only cache, verified, never copied; None when it is absent, wrong or unreadable."""
         source = _mounted(file, mount)
-        if _size(source) != file.size_bytes:
+        if not self._is_verified(source, file):
             return None
-        try:
-            if not self._is_verified(source, file):
-                return None
-            target = source.resolve()
-        except OSError as exc:  # the mount's fault, not this directory's
-            log.warning("cache.mount_unreadable file=%s error=%s", file.path, exc.strerror)
-            return None
-        self._link(file, target)
+        self._link(file, source.resolve())
         return self.snapshot(file)
 
     def missing_bytes(self, files: Iterable[PinnedFile], mount: Path) -> int:
@@ -123,12 +117,19 @@ class HubCache:
         )
 
     def remove_parts(self, files: Iterable[PinnedFile]) -> None:
-        """Give back the room of unfinished downloads, the hub client's too. Call with the lock held or the disk given up."""
+        """Give back the room of unfinished downloads, the hub client's too. Call with the lock held: they may be another worker's."""
         with _translated(self.root):
             for file in files:
                 for part in self.blob(file).parent.glob(f"{file.etag}*"):
                     if part.name != file.etag:
                         part.unlink(missing_ok=True)
+
+    def make_room(self, files: Sequence[PinnedFile]) -> None:
+        """Give up unfinished downloads if the hub's client, which writes its own files, lacks room beside them. Call with the lock held."""
+        with _translated(self.root):
+            free_bytes, _ = room(self.root)
+        if free_bytes < sum(f.size_bytes for f in files):
+            self.remove_parts(files)
 
     def remove_stale_parts(self) -> None:
         """Remove downloads that nobody has touched for a day. Call with the lock held."""
@@ -172,12 +173,17 @@ class HubCache:
             return None
 
     def _is_verified(self, place: Path, file: PinnedFile) -> bool:
-        """Whether these are the pinned bytes: by the marker of an earlier check, else by hashing them."""
-        if not place.is_file() or _size(place) != file.size_bytes:
+        """Whether these are the pinned bytes: by the marker of an earlier check, else by hashing them. Not when they cannot be read."""
+        try:
+            if not place.is_file() or _size(place) != file.size_bytes:
+                return False
+            if self.read_state(self._marker(file)) == _identity(place):
+                return True
+            is_right = _sha256(place) == file.sha256
+        except OSError as exc:
+            log.warning("cache.unreadable file=%s error=%s", file.path, exc.strerror)
             return False
-        if self.read_state(self._marker(file)) == _identity(place):
-            return True
-        if _sha256(place) != file.sha256:
+        if not is_right:
             log.warning("cache.wrong_bytes file=%s", file.path)
             return False
         self._mark(place, file)
@@ -200,8 +206,7 @@ class HubCache:
             is_plain_file = entry == target  # a snapshot without blobs, as a Windows or `--local-dir` cache has it
             if not is_plain_file and not (entry.is_symlink() and str(entry.readlink()) == wanted):
                 self._discard(entry)
-                temporary = entry.with_name(f".{entry.name}.{os.getpid()}.link")
-                temporary.unlink(missing_ok=True)
+                temporary = _temporary(entry)
                 temporary.symlink_to(wanted)
                 temporary.replace(entry)
             ref = self.repo_dir(file) / "refs" / "main"
@@ -272,6 +277,11 @@ def _sha256(path: Path) -> str:
 
 
 def _write_atomic(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     temporary.write_bytes(data)
     temporary.replace(path)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside a file that no other worker on the volume takes: in a container each of them has process id 1."""
+    return path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")

@@ -116,7 +116,8 @@ def push(
 ) -> None:
     """Seed the bucket from the local cache or the hub, on any machine: what it lacks is sent, manifest last."""
     with _session(context, cache_dir, transcriber=transcriber) as (settings, weights, store):
-        wrong = [s.key for s in inventory.verify(store, settings.models_prefix, weights.files) if s.state == "wrong bytes"] if mend else []
+        states = inventory.verify(store, settings.models_prefix, weights.files) if mend else []
+        wrong = {s.key: time.time() for s in states if s.state == "wrong bytes"}
         report = _bring(settings, weights, None)
         if report.missing:
             _show(as_json, "cannot push: files are missing here", ("file", "bytes", "source"), _source_rows(weights, report))

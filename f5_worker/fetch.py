@@ -30,7 +30,8 @@ def fetch(
 
     Args:
         on_done: Called at once for each item that is complete and verified, never twice at the same time, from another
-            thread. A WorkerError or OSError out of it becomes the item's error.
+            thread. A WorkerError or OSError out of it becomes the item's error; anything else is a defect and ends the whole call
+            with InternalError.
         stop: When set, the call ends within a second; parts and journals stay for the next call.
     """
     session = Session(items, limits, on_done)
@@ -56,7 +57,8 @@ def _watch(session: Session, limits: Limits, stop: threading.Event, threads: lis
     while not session.wait_done(_TICK_S) and session.ended is None and not session.is_hopeless():
         now, total = time.monotonic(), session.received_bytes()
         if session.is_waiting() and session.answered and stall.too_slow(now - last, total - received):
-            session.end(StoreUnavailable(f"less than {limits.stall_bytes_per_s / 1e6:g} MB/s for {limits.stall_window_s:g} s"))
+            stalled = f"less than {limits.stall_bytes_per_s / 1e6:g} MB/s for {limits.stall_window_s:g} s"
+            session.end(StoreUnavailable(f"{session.trouble}; {stalled}" if session.trouble else stalled))
         if (seconds := now - session.started - _GREETING_S) > 0 and total < _FAST_BYTES_PER_S * session.width * seconds:
             session.widen(limits.connections)
             _start(session, threads)

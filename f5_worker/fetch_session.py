@@ -7,7 +7,6 @@ contiguous by then, unless another thread is at it: a fast line turns one thread
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections import deque
@@ -15,16 +14,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from f5_worker.disk import disk_error
-from f5_worker.errors import CacheError, InternalError, StoreCorrupt, StoreUnavailable, WorkerError
+from f5_worker.errors import InternalError, StoreUnavailable, WorkerError
 from f5_worker.http_range import Connection, Endpoint, Interrupted, Target, tls_context
 from f5_worker.part_file import PartFile
-from f5_worker.transfer import IGNORES_RANGES, SLICE_BYTES, Item, Limits, Outcome, Range, Restart, Transfer, arena, plan
+from f5_worker.transfer import IGNORES_RANGES, SLICE_BYTES, Item, Limits, Outcome, Range, Restart, Transfer, arena, backoff_s, plan
 
 _IN_FLIGHT_BYTES = 96 * 1024 * 1024  # of all connections: few take long ranges, which cost the store less, many take short ones
 _MIN_RANGE_BYTES = 1024 * 1024  # towards the end ranges shrink to this, so that the connections end together
 _SPARE_BUFFERS = 4  # ranges that wait for their turn in the digest
 _PROGRESS_BYTES = 1024 * 1024  # an attempt that brought this much starts the count of failures anew
-_BACKOFF_S = 0.2  # doubled after each failure, with jitter
 
 
 class Session:
@@ -37,6 +35,8 @@ class Session:
         self.first_try: dict[Endpoint, float] = {}
         self.links: list[Connection] = []
         self.width = 0  # threads that the monitor is to run
+        self.trouble = ""  # the last failed attempt, until a range arrives
+        self._pausing = 0  # threads that wait before their next attempt
         self._limits = limits
         self._on_done = on_done
         self._transfers = [Transfer(item, Target.parse(item.url), PartFile(item.part, item.size_bytes, item.sha256)) for item in items]
@@ -86,8 +86,8 @@ class Session:
         return sum(link.received_bytes for link in self.links)
 
     def is_waiting(self) -> bool:
-        """Whether anybody waits for the network."""
-        return any(link.waiting_since is not None for link in self.links)
+        """Whether anybody waits for the network, or for the time to ask again."""
+        return self._pausing > 0 or any(link.waiting_since is not None for link in self.links)
 
     def end(self, error: WorkerError) -> None:
         """End everything that is not done."""
@@ -205,6 +205,7 @@ class Session:
                 failures = 1 if piece.filled - before >= _PROGRESS_BYTES else failures + 1
                 self._after_failure(transfer, exc, failures)
             else:
+                self.trouble = ""
                 return
 
     def _attempt(self, link: Connection, transfer: Transfer, piece: Range) -> None:
@@ -230,20 +231,24 @@ class Session:
         transfer.end_of_range(piece, answer)
 
     def _after_failure(self, transfer: Transfer, exc: Interrupted, failures: int) -> None:
-        """Wait before the next attempt. Raises StoreUnavailable when there is none."""
+        """Wait before the next attempt, which a store that has answered gets until the monitor sees the whole fetch stall.
+
+        Raises StoreUnavailable when there is none.
+        """
         if transfer.failure is not None:
             return
-        limits = self._limits
-        backoff_s = _BACKOFF_S * 2 ** (failures - 1) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
-        delay_s = backoff_s if exc.retry_after_s is None else exc.retry_after_s
+        limits, asked_s = self._limits, exc.retry_after_s or 0.0
         # A store that asks for more patience than a stalled line gets is as good as down: the hub is faster.
         patience_s = min(limits.stall_window_s, self.started + limits.deadline_s - time.monotonic())
-        if failures >= limits.attempts or delay_s > patience_s:
+        if asked_s > patience_s or (failures >= limits.attempts and transfer.target.endpoint not in self.answered):
             error = StoreUnavailable(str(exc))
             self.bury(transfer.target.endpoint, error)
             raise error
+        self.trouble = str(exc)
         with self._changed:
-            self._changed.wait_for(lambda: transfer.failure is not None, delay_s)
+            self._pausing += 1
+            self._changed.wait_for(lambda: transfer.failure is not None, max(asked_s, backoff_s(failures)))
+            self._pausing -= 1
 
     # the end of an item
 
@@ -256,10 +261,8 @@ class Session:
             self._changed.notify_all()
             error = transfer.error
             restart = transfer.pending_restart()
-            if restart is not None and self.ended is None:
-                error = self._restart(transfer, restart)
-                if error is None:
-                    return
+            if restart is not None and self.ended is None and (error := self._restart(transfer, restart)) is None:
+                return
             transfer.settled = True
         self._finish(transfer, error)
 
@@ -277,22 +280,21 @@ class Session:
 
     def _finish(self, transfer: Transfer, error: WorkerError | None) -> None:
         """Close the part, tell the caller, then forget the journal: killed in between, the next run finds the part whole."""
-        resumable = transfer.part.has_ranges and not isinstance(error, (StoreCorrupt, CacheError))
         first_byte_s = None if transfer.first_byte is None else transfer.first_byte - self.started
         outcome = Outcome(transfer.item, error, transfer.received_bytes, time.monotonic() - self.started, first_byte_s)
+        ended = replace(outcome, error=InternalError("a finished file was not taken"))  # unless the block comes to its end
         try:
             if error is None:
                 transfer.part.seal(fsync=self._limits.fsync)
                 with self._handing_over:
                     self._on_done(outcome)
                 transfer.part.drop_journal()
-            elif resumable:
-                transfer.part.close()
             else:
-                transfer.part.discard()
+                transfer.leave_part(error)
+            ended = outcome
         except (WorkerError, OSError) as exc:
-            failure = disk_error(exc) if isinstance(exc, OSError) else exc
-            outcome = replace(outcome, error=error or failure)
-        with self._changed:
-            self._outcomes[id(transfer)] = outcome
-            self._changed.notify_all()
+            ended = replace(outcome, error=error or (disk_error(exc) if isinstance(exc, OSError) else exc))
+        finally:
+            with self._changed:
+                self._outcomes[id(transfer)] = ended
+                self._changed.notify_all()

@@ -10,12 +10,12 @@ from datetime import UTC, datetime, timedelta
 
 from f5_worker.errors import StoreCorrupt, StoreNotFound
 from f5_worker.manifest import MANIFEST_MAX_BYTES, PinnedFile, by_commit, load_model, load_transcriber, manifest_key, parse_manifest
-from f5_worker.publish import PENDING_UPLOAD_STALE_S
 from f5_worker.settings import Settings
 from f5_worker.store import ObjectInfo, Store, Upload
 from f5_worker.wheels import pinned_names
 
 GC_AGE = timedelta(days=7)  # younger objects may belong to a publisher that is still at work
+UPLOAD_STALE_S = 3600.0  # without the publishers' claim an upload is dead only by its age
 MANIFEST_NAME = "manifest.json"
 
 
@@ -117,7 +117,7 @@ def garbage(
             needed |= named | ({info.key} if named else set())
     old = [o for o in objects if o.key not in needed and now - o.modified > older_than]
     pending = (u for u in store.pending_uploads(prefix) if ours.fullmatch(u.key))
-    return Garbage(old, [u for u in pending if (now - u.started).total_seconds() > PENDING_UPLOAD_STALE_S])
+    return Garbage(old, [u for u in pending if (now - u.started).total_seconds() > UPLOAD_STALE_S])
 
 
 def _named_by(store: Store, prefix: str, key: str) -> set[str]:

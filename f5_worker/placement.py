@@ -66,7 +66,7 @@ def _try_out(cache: HubCache) -> tuple[int, int]:
     """Write a real file, and leave nothing behind, also where the cache will not lie; free bytes and inodes. Raises OSError."""
     absent = [p for p in (cache.state, *cache.state.parents) if not p.exists()]
     cache.state.mkdir(parents=True, exist_ok=True)
-    probe = cache.state / f"probe.{os.getpid()}"
+    probe = cache.state / f"probe.{os.urandom(8).hex()}"  # of this worker alone: in a container each has process id 1
     probe.write_bytes(b"x")
     probe.unlink()
     free = room(cache.root)

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from f5_worker.cache import HubCache
@@ -22,7 +22,7 @@ from f5_worker.errors import Cancelled, StoreCorrupt, StoreError, StoreForbidden
 from f5_worker.manifest import MANIFEST_MAX_BYTES, PinnedFile, by_commit, commit_prefix, dump_manifest, manifest_key, parse_manifest
 from f5_worker.restore import RestoreReport
 from f5_worker.settings import Settings
-from f5_worker.store import PERMISSIONS, Store
+from f5_worker.store import PERMISSIONS, ObjectInfo, Store
 from f5_worker.wheels import KeptWheel, publishable
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ CLAIM_RENEW_S = 20.0
 CLAIM_POLL_S = 5.0
 CLAIM_WAIT_S = 1800.0  # 1.4 GB at 0.8 MB/s
 CLAIM_WRITES = 3  # a claim that does not stay this often does no more harm than none: the bytes are the same
-PENDING_UPLOAD_STALE_S = 3600.0
+STORE_CLOCK_S = 1.0  # resolution of the times in a store's answers
 Commit = tuple[str, str]  # (repo, commit)
 NICE = 10  # the upload yields to synthesis when they compete for a core
 
@@ -110,7 +110,7 @@ class Publication:
         try:
             if claim.acquire():  # who owned it before may have sent them
                 lacking = [f for f in lacking if self._lacks(f)]
-            self._abort_stale_uploads([*(commit_prefix(prefix, *commit) for commit in commits), f"{prefix}wheels/"])
+            self._abort_dead_uploads([*map(self._key, lacking), *(w.key for w in wheels)], claim)
             sent = sum(self._upload(f, claim) for f in lacking)
             for commit, files in commits.items():
                 self._put_manifest(commit, files)
@@ -122,17 +122,24 @@ class Publication:
         return file.key(self._settings.models_prefix)
 
     def _lacks(self, file: PinnedFile) -> bool:
-        if self._key(file) in self._report.wrong_keys:
-            return True
-        return self._report.sources.get(file) != "bucket" and not self._is_there(self._key(file), file.size_bytes)
+        key = self._key(file)
+        if (read_wrong_unix_s := self._report.wrong_keys.get(key)) is None and self._report.sources.get(file) == "bucket":
+            return False
+        return not self._is_there(key, file.size_bytes, read_wrong_unix_s)
 
-    def _is_there(self, key: str, size_bytes: int) -> bool:
-        """Whether the object is known to be in the bucket. AWS refuses the HEAD of a missing one to a key that may not list."""
+    def _is_there(self, key: str, size_bytes: int, read_wrong_unix_s: float | None = None) -> bool:
+        """Whether the object is known to be in the bucket. AWS refuses the HEAD of a missing one to a key that may not list.
+
+        Args:
+            read_wrong_unix_s: When this worker read other bytes there, by its own clock: only what was written later counts.
+        """
         try:
             info = self._store.head(key)
         except StoreForbidden:
             return False
-        return info is not None and info.size_bytes == size_bytes
+        if info is None or info.size_bytes != size_bytes:
+            return False
+        return read_wrong_unix_s is None or _age_s(info) + STORE_CLOCK_S < time.time() - read_wrong_unix_s
 
     def _manifest_is_current(self, commit: Commit, files: Sequence[PinnedFile]) -> bool:
         return set(files) <= set(self._read_manifest(manifest_key(self._settings.models_prefix, *commit)))
@@ -147,8 +154,7 @@ class Publication:
         key = self._key(file)
         self._send(key, self._report.paths[file].resolve(), claim, sha256=file.sha256)
         self._check(key, file.size_bytes)
-        if key in self._report.wrong_keys:
-            self._report.wrong_keys.remove(key)
+        self._report.wrong_keys.pop(key, None)
         return file.size_bytes
 
     def _upload_wheel(self, wheel: KeptWheel, claim: _Claim) -> int:
@@ -156,7 +162,7 @@ class Publication:
         sent = 0
         try:
             size_bytes = wheel.path.stat().st_size
-            if wheel.is_wrong_in_bucket or not self._is_there(wheel.key, size_bytes):
+            if not self._is_there(wheel.key, size_bytes, wheel.read_wrong_unix_s):
                 self._send(wheel.key, wheel.path, claim, sha256=wheel.sha256)
                 self._check(wheel.key, size_bytes)
                 sent = size_bytes
@@ -191,15 +197,22 @@ class Publication:
             others = [f for f in known if (f.repo, f.commit) == commit and f.path not in {g.path for g in files}]
             self._store.put(key, dump_manifest([*files, *others]), content_type="application/json")
 
-    def _abort_stale_uploads(self, prefixes: Sequence[str]) -> None:
-        """Drop parts that a killed publisher left: stores bill them."""
+    def _abort_dead_uploads(self, keys: Sequence[str], claim: _Claim) -> None:
+        """Drop the parts that a killed publisher left of what is sent now: stores bill them, and later runs do not look at these keys.
+
+        Its claim ended before this one began, so its upload is older than a living claim can be; that of a second owner at the same
+        moment is younger. Were one dropped all the same, its publisher would fail and this one go on with the same bytes.
+        """
+        if claim.since is None:  # a claim that never stayed: another may be sending the same
+            return
+        dead_since = claim.since - timedelta(seconds=CLAIM_STALE_S - CLAIM_RENEW_S)
         try:
-            for prefix in prefixes:
-                for upload in self._store.pending_uploads(prefix):
-                    if (datetime.now(UTC) - upload.started).total_seconds() > PENDING_UPLOAD_STALE_S:
+            for key in keys:
+                for upload in self._store.pending_uploads(key):
+                    if upload.key == key and upload.started <= dead_since:
                         self._store.abort_upload(upload)
         except StoreError as exc:  # needs a list permission that publishing itself does not
-            log.info("publish.stale_uploads_unchecked error=%r", str(exc))
+            log.info("publish.dead_uploads_unchecked error=%r", str(exc))
 
 
 class _Claim:
@@ -207,6 +220,7 @@ class _Claim:
 
     def __init__(self, store: Store, key: str, stop: threading.Event) -> None:
         self._store, self._key, self._stop = store, key, stop
+        self.since: datetime | None = None  # when this worker was seen to own it, by the store's clock
         self._owner = uuid.uuid4().hex
         self._writes = 0  # since another worker owned it
         self._renew_at = 0.0
@@ -257,8 +271,10 @@ class _Claim:
         if info is None:
             return None
         owner = info.metadata.get("owner")
-        age_s = ((info.answered or datetime.now(UTC)) - info.modified).total_seconds()
-        return owner if owner == self._owner or age_s <= CLAIM_STALE_S else None
+        if owner == self._owner:
+            self.since = info.modified
+            return owner
+        return owner if _age_s(info) <= CLAIM_STALE_S else None
 
     def _write(self) -> None:
         self._renew_at = time.monotonic() + CLAIM_RENEW_S
@@ -268,6 +284,11 @@ class _Claim:
     def _pause(self, seconds: float) -> None:
         if self._stop.wait(seconds):
             raise Cancelled("the worker stops")
+
+
+def _age_s(info: ObjectInfo) -> float:
+    """Seconds since the object was written, by the store's own clock."""
+    return ((info.answered or datetime.now(UTC)) - info.modified).total_seconds()
 
 
 def _missing_permission(error: StoreError) -> str:

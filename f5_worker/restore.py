@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ class RestoreReport:
     paths: dict[PinnedFile, Path] = field(default_factory=dict)
     sources: dict[PinnedFile, str] = field(default_factory=dict)  # mount | cache | bucket | hub
     missing: dict[PinnedFile, str] = field(default_factory=dict)  # why
-    wrong_keys: list[str] = field(default_factory=list)  # objects whose bytes are not the pinned ones: the publisher mends them
+    wrong_keys: dict[str, float] = field(default_factory=dict)  # objects of other bytes than pinned -> when they were read, Unix s
     bucket_outcome: str = "off"  # off | skipped | hit | partial | miss | the code of the error
     bucket_seconds: float = 0.0
     bucket_bytes: int = 0
@@ -109,12 +110,10 @@ def restore(
         wanted = [f for f in files if f not in run.report.paths]
         try:
             with cache.lock(timeout_s=settings.restore_deadline_s, stop=run.stop):
-                cache.remove_stale_parts()
                 run.fill(cache, wanted)
         except CacheError as exc:
             log.warning("restore.disk_failed dir=%s error=%r next=%s", cache.root, str(exc), cache is not caches[-1])
             run.report.missing.update({f: str(exc) for f in wanted if f not in run.report.paths})
-            run.give_back(cache, wanted)
             continue
         break
     run.report.phases = timeline.phases
@@ -129,15 +128,22 @@ class _Restore:
         self.report = RestoreReport()
 
     def fill(self, cache: HubCache, wanted: Sequence[PinnedFile]) -> None:
-        """Raises CacheError when this directory cannot go on."""
+        """Call with the lock held. Raises CacheError when this directory cannot go on; what it cannot finish is given back then."""
         self.report.cache_dir = cache.root
-        self._from_disk(cache, wanted)
-        self._from_bucket(cache, self._lacking(wanted))
-        self._from_hub(cache, self._lacking(wanted))
+        try:
+            cache.remove_stale_parts()
+            self._from_disk(cache, wanted)
+            self._from_bucket(cache, self._lacking(wanted))
+            self._from_hub(cache, self._lacking(wanted))
+            if self.report.bucket_outcome == "skipped" and not self.stop.is_set():
+                self._from_bucket(cache, self._lacking(wanted), is_last_resort=True)
+        except CacheError:
+            self._give_back(cache, wanted)
+            raise
         for file in self._lacking(wanted):
             self.report.missing.setdefault(file, "not asked for any more")
 
-    def give_back(self, cache: HubCache, wanted: Sequence[PinnedFile]) -> None:
+    def _give_back(self, cache: HubCache, wanted: Sequence[PinnedFile]) -> None:
         try:
             cache.remove_parts(self._lacking(wanted))
         except CacheError as exc:
@@ -150,6 +156,10 @@ class _Restore:
         self.report.paths[file], self.report.sources[file] = path, source
         self.report.missing.pop(file, None)
 
+    def _failed(self, file: PinnedFile, error: WorkerError) -> None:
+        before = self.report.missing.get(file)
+        self.report.missing[file] = f"{before}; {error}" if before else str(error)
+
     def _from_disk(self, cache: HubCache, wanted: Sequence[PinnedFile]) -> None:
         with self.timeline.phase("look on disk", lane="restore") as phase:
             for file in wanted:
@@ -160,12 +170,12 @@ class _Restore:
             found = [f for f in wanted if f in self.report.paths]
             phase.bytes, phase.source = sum(f.size_bytes for f in found), ",".join(sorted({self.report.sources[f] for f in found}))
 
-    def _from_bucket(self, cache: HubCache, wanted: Sequence[PinnedFile]) -> None:
+    def _from_bucket(self, cache: HubCache, wanted: Sequence[PinnedFile], *, is_last_resort: bool = False) -> None:
         s3 = self.settings.cache_bucket
         if not wanted or self.store is None or s3 is None:
             return
         breaker = Breaker(cache, s3)
-        if cause := breaker.open_cause():
+        if not is_last_resort and (cause := breaker.open_cause()):
             self.report.bucket_outcome = "skipped"
             log.warning("restore.bucket outcome=skipped remembered_failure=%r effect='asked again after 10 minutes, the hub serves'", cause)
             return
@@ -194,8 +204,9 @@ class _Restore:
         report, prefix = self.report, self.settings.models_prefix
         report.bucket_seconds, report.bucket_bytes = phase.end_s - phase.start_s, phase.bytes
         errors: dict[PinnedFile, WorkerError] = {f: o.error for f, o in zip(wanted, outcomes, strict=True) if o.error is not None}
-        report.missing.update({f: str(e) for f, e in errors.items()})
-        report.wrong_keys += [f.key(prefix) for f, e in errors.items() if isinstance(e, StoreCorrupt)]
+        for file, error in errors.items():
+            self._failed(file, error)
+        report.wrong_keys |= {f.key(prefix): time.time() for f, e in errors.items() if isinstance(e, StoreCorrupt)}
         faulty = next((f for f, e in errors.items() if not isinstance(e, StoreNotFound)), None)
         fault = errors[faulty] if faulty else None
         if isinstance(fault, StoreError):
@@ -226,14 +237,13 @@ class _Restore:
     def _from_hub(self, cache: HubCache, wanted: Sequence[PinnedFile]) -> None:
         if not wanted or self.stop.is_set():
             return
-        cache.remove_parts(wanted)  # the hub's client writes its own part files: no room is needed twice
+        cache.make_room(wanted)
         log.info("restore.hub outcome=started files=%d bytes=%d", len(wanted), sum(f.size_bytes for f in wanted))
         with self.timeline.phase("download from hub", lane="restore") as phase:
             phase.source = "hub"
             for file in wanted:  # one after the other: the hub's client shares one connection pool, which any error closes for all
                 if error := self._download(file, cache):
-                    before = self.report.missing.get(file)
-                    self.report.missing[file] = f"{before}; {error}" if before else str(error)
+                    self._failed(file, error)
                     break  # without this file the model cannot be loaded, and a dead hub costs 24 s of its client's retries each time
         phase.bytes = self.report.hub_bytes = sum(f.size_bytes for f in wanted if self.report.sources.get(f) == "hub")
         failed = self._lacking(wanted)

@@ -48,5 +48,6 @@ def _address(s3: S3Settings, key: str) -> tuple[str, str, str]:
     host = f"{base.hostname}" if base.port in {None, default_port} else f"{base.hostname}:{base.port}"
     if ":" in (base.hostname or ""):
         host = host.replace(str(base.hostname), f"[{base.hostname}]", 1)
-    path = quote(f"{base.path.rstrip('/')}/{s3.bucket}/{key}" if s3.path_style else f"{base.path.rstrip('/')}/{key}", safe="/~")
-    return base.scheme, host if s3.path_style else f"{s3.bucket}.{host}", path
+    by_path = s3.path_style or (base.scheme == "https" and "." in s3.bucket)  # a wildcard certificate covers no dot; boto3 does the same
+    path = quote(f"{base.path.rstrip('/')}/{s3.bucket}/{key}" if by_path else f"{base.path.rstrip('/')}/{key}", safe="/~")
+    return base.scheme, host if by_path else f"{s3.bucket}.{host}", path

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from f5_worker.errors import StoreCorrupt, WorkerError
+from f5_worker.errors import CacheError, StoreCorrupt, WorkerError
 from f5_worker.http_range import Answer, Target
 from f5_worker.part_file import PartFile
 
 SLICE_BYTES = 252 * 1024  # fits the CPU's second-level cache; 256 would be written into large folios (docs/decisions/0015)
 _DISK_SLICE_BYTES = 4 * 1024 * 1024
+_BACKOFF_S = 0.2  # doubled after each failure, with jitter
+_BACKOFF_DOUBLINGS = 3  # a store that sheds load asks for seconds, and a longer wait would outlast the end of it
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Limits:
-    """Knobs and bounds. A dead endpoint costs at most first_byte_s + 1 s, a stalled one first_byte_s + stall_window_s + 1 s."""
+    """Knobs and bounds. A dead endpoint costs at most first_byte_s + 1 s, one that gets nowhere first_byte_s + stall_window_s + 1 s."""
 
     connections: int = 24  # at most: as many as a line with a bound on each connection needs
     first_connections: int = 8  # enough for a line without one
@@ -40,7 +43,7 @@ class Limits:
     stall_bytes_per_s: float = 5e6  # of all connections together
     stall_window_s: float = 5.0
     deadline_s: float = 300.0
-    attempts: int = 3  # of one range without progress
+    attempts: int = 3  # of one range, while its endpoint has answered nobody; later only the stall ends them
     fsync: bool = False  # for network volumes
     ca_file: Path | None = None  # AWS_CA_BUNDLE; None: the system's roots or SSL_CERT_FILE
 
@@ -217,6 +220,13 @@ class Transfer:
             self._digest.update(view[:count])
             offset += count
 
+    def leave_part(self, error: WorkerError) -> None:
+        """Keep what a later run can resume of a file that ended in an error. Raises OSError."""
+        if self.part.has_ranges and not isinstance(error, (StoreCorrupt, CacheError)):
+            self.part.close()
+        else:
+            self.part.discard()
+
     def rewind(self) -> None:
         """A stream begins again at its first byte."""
         self._digest, self._etag = hashlib.sha256(), None
@@ -261,6 +271,11 @@ def plan(size_bytes: int, finished: list[tuple[int, int]]) -> list[Range]:
         ranges.append(Range(start, end, on_disk=True, done=True))
         position = end
     return [*ranges, Range(position, size_bytes)] if position < size_bytes or not ranges else ranges
+
+
+def backoff_s(failures: int) -> float:
+    """Seconds to wait after so many failures of one range in a row."""
+    return _BACKOFF_S * (1 << min(failures - 1, _BACKOFF_DOUBLINGS)) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
 
 
 def arena(count: int, size_bytes: int) -> list[memoryview]:

@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import Future, ThreadPoolExecutor
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from f5_worker.wheel_choice import Wheel
 
 log = logging.getLogger(__name__)
 
-SIZE_TIMEOUT_S = 3.0  # as long as the restore waits for a bucket's first byte
-DOWNLOAD_TIMEOUT_S = 10.0  # per read
-DOWNLOAD_DEADLINE_S = 240.0
+SIZE_TIMEOUT_S = 3.0  # for all of it; as long as the restore waits for a bucket's first byte
+DOWNLOAD_TIMEOUT_S = 10.0  # for the first answer, and per read
+DOWNLOAD_DEADLINE_S = 60.0  # a boot does not wait longer for something that only makes it faster
+RELEASE_LEFT_ALONE_S = 6 * 3600.0  # after a failure, on this disk: a release that is slow here stays so
 ROOM_FACTOR = 4  # the wheel, its content of 3 times the size, and something to spare
 _MAX_WHEEL_BYTES = 1_000_000_000
 _COPY_BYTES = 1024 * 1024
@@ -49,7 +51,7 @@ def obtain(
     """Bring the wheel's pinned bytes to its local copy; the source they came from: cache, bucket or release.
 
     Raises:
-        StoreNotFound: neither the bucket nor the release had them.
+        StoreNotFound: neither the bucket nor the release had them, or the release had not a while ago.
         DiskFull: no room for the wheel and what is in it.
         OSError: the disk failed.
     """
@@ -59,12 +61,19 @@ def obtain(
         return "cache"
     if store is not None and _from_bucket(wheel, cache, store, settings, stop):
         return "bucket"
-    _from_release(wheel, file, release_url, settings.ca_file)
+    breaker = Breaker(cache, release_url + wheel.name, open_s=RELEASE_LEFT_ALONE_S)
+    if cause := breaker.open_cause():
+        raise StoreNotFound(f"the release is left alone for a while: {cause}")
+    try:
+        _from_release(wheel, file, release_url, settings.ca_file)
+    except StoreNotFound as exc:
+        breaker.trip(exc)
+        raise
     return "release"
 
 
 def _from_bucket(wheel: Wheel, cache: HubCache, store: Store, settings: Settings, stop: threading.Event | None) -> bool:
-    """Whether the bucket had the wheel. A dead bucket costs SIZE_TIMEOUT_S, beside the restore, which judges it for both."""
+    """Whether the bucket had the wheel. A dead one costs SIZE_TIMEOUT_S, beside the restore, which judges it for both."""
     s3, file = settings.cache_bucket, local_copy(cache, wheel)
     if s3 is None or Breaker(cache, s3).open_cause():
         return False
@@ -90,9 +99,8 @@ def _from_bucket(wheel: Wheel, cache: HubCache, store: Store, settings: Settings
 
 def _size_of(url: str, ca_file: Path | None) -> int | None:
     """Size of the object, by a GET of its first byte (a HEAD would need a signature of its own); None when it cannot be had."""
-    request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})  # noqa: S310 - the bucket's endpoint
     try:
-        with urllib.request.urlopen(request, timeout=SIZE_TIMEOUT_S, context=_tls(ca_file)) as answer:  # noqa: S310
+        with _opened(url, ca_file, SIZE_TIMEOUT_S, Range="bytes=0-0") as answer:
             size_bytes = _total_bytes(answer)
     except urllib.error.HTTPError as exc:
         exc.close()
@@ -102,6 +110,30 @@ def _size_of(url: str, ca_file: Path | None) -> int | None:
         log.warning("flash_attn.bucket error=%s", type(exc).__name__)
         return None
     return size_bytes if size_bytes is not None and 0 < size_bytes <= _MAX_WHEEL_BYTES else None
+
+
+def _opened(url: str, ca_file: Path | None, timeout_s: float, **headers: str) -> Any:
+    """The answer to a GET, if its head comes within so many seconds: names, addresses and redirects included, none of which urlopen bounds.
+
+    Raises:
+        OSError: as urlopen does; TimeoutError when it is too late. HTTPException: a broken answer.
+    """
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the bucket's endpoint or the release
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wheel-source")
+    pending = pool.submit(urllib.request.urlopen, request, timeout=timeout_s, context=_tls(ca_file))
+    pool.shutdown(wait=False)
+    try:
+        return pending.result(timeout_s)
+    except TimeoutError:
+        pending.add_done_callback(_close)
+        raise
+
+
+def _close(late: Future[Any]) -> None:
+    """An answer that nobody waits for any more."""
+    answer = late.exception() or late.result()
+    if hasattr(answer, "close"):
+        answer.close()
 
 
 def _total_bytes(answer: Any) -> int | None:
@@ -114,7 +146,7 @@ def _from_release(wheel: Wheel, file: Path, release_url: str, ca_file: Path | No
     part, digest, deadline = file.with_suffix(".download"), hashlib.sha256(), time.monotonic() + DOWNLOAD_DEADLINE_S
     url = release_url + wheel.name.replace("+", "%2B")
     try:
-        with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S, context=_tls(ca_file)) as answer, part.open("wb") as handle:  # noqa: S310
+        with _opened(url, ca_file, DOWNLOAD_TIMEOUT_S) as answer, part.open("wb") as handle:
             _need_room(file, _total_bytes(answer) or 0)
             while chunk := _read(answer, deadline):
                 digest.update(chunk)
@@ -133,7 +165,7 @@ def _from_release(wheel: Wheel, file: Path, release_url: str, ca_file: Path | No
 def _read(answer: Any, deadline: float) -> bytes:
     if time.monotonic() > deadline:
         raise TimeoutError
-    data: bytes = answer.read(_COPY_BYTES)
+    data: bytes = answer.read1(_COPY_BYTES)  # what one receive brings: read would wait for all of it, however slowly it comes
     return data
 
 

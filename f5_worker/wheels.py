@@ -94,9 +94,10 @@ class KeptWheel:
     sha256: str
 
     @property
-    def is_wrong_in_bucket(self) -> bool:
-        """Whether the bucket's object was read and had other bytes."""
-        return wrong_note(self.path).exists()
+    def read_wrong_unix_s(self) -> float | None:
+        """When the bucket's object was read and had other bytes; None: it was not."""
+        note = wrong_note(self.path)
+        return note.stat().st_mtime if note.exists() else None
 
     def drop(self) -> None:
         self.path.unlink(missing_ok=True)

@@ -101,7 +101,7 @@ def world(store_server: Seaweed, hub_files: Path, tmp_path: Path, monkeypatch: p
     """A fresh bucket and disk. The bounds of the restore are shrunk, so that faults cost tenths of seconds."""
     bucket = f"test-{uuid.uuid4().hex[:12]}"
     store_server.client().create_bucket(Bucket=bucket)
-    quick = partial(Limits, connect_s=0.5, first_byte_s=1.5, stall_window_s=1.0)
+    quick = partial(Limits, connect_s=0.5, first_byte_s=1.5, stall_window_s=1.5)
     monkeypatch.setattr(restore, "Limits", quick)
     monkeypatch.setattr("f5_worker.placement.RAM_DIR", tmp_path / "absent" / "models")
     with FaultProxy(upstream=store_server.endpoint_url.removeprefix("http://")) as proxy, hub_server() as hub_stand_in:

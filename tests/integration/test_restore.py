@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,16 @@ from pathlib import Path
 import pytest
 
 from f5_worker.breaker import Breaker
-from f5_worker.cache import HubCache
+from f5_worker.cache import PART_SUFFIX, RANGES_SUFFIX, HubCache
+from f5_worker.errors import StoreUnavailable
 from f5_worker.fetch import Limits
 from f5_worker.manifest import dump_manifest, manifest_key
+from f5_worker.report import Timeline, process_start_unix_s
+from f5_worker.restore import restore
 from tests.fakes import fault_proxy as faults
 from tests.fakes.fault_proxy import Fault
 from tests.fakes.seaweed import READER_KEY, READER_SECRET
-from tests.files import COMMIT, seed_cache
+from tests.files import COMMIT, POISONED_MANIFESTS, seed_cache
 from tests.integration.conftest import BIG, CONTENT, FILES, World, assert_no_secret, assert_whole
 
 MODEL = "*model.safetensors"
@@ -112,7 +116,7 @@ def test_a_fault_of_the_bucket_never_stops_the_restore(world: World, name: str, 
     assert s3
     assert report.cache_dir
     assert (Breaker(HubCache(report.cache_dir), s3).open_cause() is not None) == left_alone
-    assert (report.wrong_keys == [BIG.key("models/")]) == (outcome == "STORE_CORRUPT")
+    assert (list(report.wrong_keys) == [BIG.key("models/")]) == (outcome == "STORE_CORRUPT")
     assert_no_secret(caplog.text)
 
 
@@ -149,6 +153,53 @@ def test_a_bucket_that_failed_is_not_asked_again_on_this_disk(world: World) -> N
     assert_whole(report)
     assert report.bucket_outcome == "skipped"
     assert len(world.proxy.log) == asked
+
+
+def test_a_bucket_that_is_left_alone_is_asked_when_the_hub_is_dead(world: World) -> None:
+    world.seed()
+    world.hub.fail_status = 401
+    assert world.settings.s3
+    Breaker(HubCache(world.settings.cache_dir_candidates[0]), world.settings.s3).trip(StoreUnavailable("dead a while ago"))
+    report = world.restore()
+    assert_whole(report)
+    assert (report.bucket_outcome, set(report.sources.values())) == ("hit", {"bucket"})
+
+
+def test_a_dead_bucket_that_is_left_alone_and_a_dead_hub_end_with_the_cause_of_each(world: World) -> None:
+    world.hub.fail_status = 401
+    world.changes["AWS_ENDPOINT_URL"] = faults.refused_url()
+    world.restore()
+    report = world.restore()
+    assert report.paths == {}
+    assert any("HUB_UNAVAILABLE" in why and "STORE_UNAVAILABLE" in why for why in report.missing.values())
+
+
+def test_what_a_failing_bucket_brought_is_resumed_after_a_dead_hub(world: World) -> None:
+    world.seed()
+    world.hub.fail_status = 401
+    world.proxy.fail(faults.stall(1000), path=MODEL, methods=("GET",), skip=3)
+    assert BIG in world.restore().missing
+    world.proxy.heal()
+    report = world.restore()
+    assert_whole(report)
+    assert 0 < report.bucket_bytes < BIG.size_bytes
+
+
+@pytest.mark.parametrize("ending", ["time-out", "stop"])
+def test_who_waits_in_vain_for_the_lock_leaves_its_owners_download_alone(world: World, ending: str) -> None:
+    world.seed()
+    settings, stop = replace(world.settings, restore_deadline_s=0.1 if ending == "time-out" else 300), threading.Event()
+    owner, second = map(HubCache, settings.cache_dir_candidates)
+    left = [owner.part(BIG).with_name(BIG.etag + suffix) for suffix in (PART_SUFFIX, PART_SUFFIX + RANGES_SUFFIX, ".1a2b.incomplete")]
+    for part in left:
+        part.write_bytes(b"half")
+    if ending == "stop":
+        stop.set()
+    with owner.lock(timeout_s=1):
+        report = restore(FILES, [owner, second], settings, world.store, timeline=Timeline(process_start_unix_s()), stop=stop)
+    assert [part.exists() for part in left] == [True] * len(left)
+    assert all(path.is_relative_to(second.root) for path in report.paths.values())
+    assert report.missing == {} or ending == "stop"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +241,7 @@ def test_a_truncated_object_in_the_bucket_is_reported_for_healing(world: World) 
     world.client.put_object(Bucket=world.bucket, Key=BIG.key("models/"), Body=CONTENT[BIG.path][:1000])
     report = world.restore()
     assert_whole(report)
-    assert report.wrong_keys == [BIG.key("models/")]
+    assert list(report.wrong_keys) == [BIG.key("models/")]
 
 
 def test_an_empty_object_where_a_model_belongs_is_reported_for_healing(world: World) -> None:
@@ -198,25 +249,16 @@ def test_an_empty_object_where_a_model_belongs_is_reported_for_healing(world: Wo
     world.client.put_object(Bucket=world.bucket, Key=BIG.key("models/"), Body=b"")
     report = world.restore()
     assert_whole(report)
-    assert report.wrong_keys == [BIG.key("models/")]
+    assert list(report.wrong_keys) == [BIG.key("models/")]
 
 
-POISON: dict[str, bytes] = {
-    "truncated": dump_manifest(FILES)[:-30],
-    "no JSON": b"\xff\xfe{",
-    "unknown schema": dump_manifest(FILES).replace(b'"schema": 1', b'"schema": 99'),
-    "100 MB": b" " * 100_000_000,
-    "paths with ../": dump_manifest(FILES[:1]).replace(b"F5/model", b"../../etc"),
-    "absolute paths": dump_manifest(FILES[:1]).replace(b'"F5/model', b'"/etc/model'),
-    "a path twice": dump_manifest([BIG, BIG]),
-    "wrong digests": dump_manifest([replace(BIG, sha256="0" * 64)]),
-}
+POISON = POISONED_MANIFESTS | {"wrong digests": lambda _files: dump_manifest([replace(BIG, sha256="0" * 64)])}
 
 
 @pytest.mark.parametrize("name", POISON)
 def test_a_poisoned_manifest_cannot_hurt_a_restore(world: World, name: str) -> None:
     world.seed()
-    world.client.put_object(Bucket=world.bucket, Key=MANIFEST, Body=POISON[name])
+    world.client.put_object(Bucket=world.bucket, Key=MANIFEST, Body=POISON[name](FILES))
     report = world.restore()
     assert_whole(report)
     assert report.bucket_outcome == "hit"
@@ -243,11 +285,17 @@ def foreign_file(cache: HubCache) -> None:
     cache.blob(BIG).write_bytes(b"something else")
 
 
+def circle(cache: HubCache) -> None:
+    dangling(cache)
+    cache.blob(BIG).parent.mkdir(parents=True)
+    cache.blob(BIG).with_name("gone").symlink_to("gone")
+
+
 def foreign_part(cache: HubCache) -> None:
     cache.part(BIG).write_bytes(b"x" * 100)
 
 
-@pytest.mark.parametrize("spoil", [dangling, directory, foreign_file, foreign_part], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("spoil", [dangling, circle, directory, foreign_file, foreign_part], ids=lambda f: f.__name__)
 def test_what_stands_in_a_blobs_place_is_replaced(world: World, spoil: Callable[[HubCache], None]) -> None:
     world.seed()
     spoil(HubCache(world.settings.cache_dir_candidates[0]))

@@ -220,7 +220,7 @@ def said_by(case: Case, world: World, monkeypatch: pytest.MonkeyPatch, caplog: p
         said = str(error)
     said += "".join(f"\n{record.getMessage()}" for record in caplog.records)
     said = said.replace("no byte in 1.5 s", f"no byte in {Limits().first_byte_s:g} s")  # the fixture's bounds are shorter
-    return said.replace("MB/s for 1 s", f"MB/s for {Limits().stall_window_s:g} s")
+    return said.replace("MB/s for 1.5 s", f"MB/s for {Limits().stall_window_s:g} s")
 
 
 @pytest.mark.parametrize("wrong", CASES)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import os
+import socket
 import threading
 import time
 import zipfile
@@ -167,6 +168,42 @@ def test_a_bucket_that_lets_nobody_connect_costs_seconds(world: World, cache: Hu
         start = time.monotonic()
         source = wheel_source.obtain(wheel_of(GOOD), made(cache), world.store, world.settings, release_url=release.url + "/", stop=None)
         assert (source, time.monotonic() - start < 4) == ("release", True)
+
+
+def test_a_name_server_that_never_answers_is_not_waited_for(
+    world: World, cache: HubCache, release: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, let_go, ended = socket.getaddrinfo, threading.Event(), threading.Event()
+
+    def resolve(host: str, *args: object, **options: object) -> object:
+        if host != "store.invalid":
+            return real(host, *args, **options)  # type: ignore[arg-type]
+        let_go.wait(30)
+        ended.set()
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(wheel_source, "SIZE_TIMEOUT_S", 0.2)
+    world.changes["AWS_ENDPOINT_URL"] = "http://store.invalid"
+    source = wheel_source.obtain(wheel_of(GOOD), made(cache), world.store, world.settings, release_url=release.url + "/", stop=None)
+    assert (source, ended.is_set()) == ("release", False)
+    let_go.set()
+    assert ended.wait(10)
+
+
+def test_a_release_that_is_too_slow_is_given_up_and_left_alone_on_this_disk(
+    world: World, cache: HubCache, release: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release.fail(faults.slow(200))
+    monkeypatch.setattr(wheel_source, "DOWNLOAD_DEADLINE_S", 0.2)
+    with pytest.raises(StoreNotFound, match="TimeoutError"):
+        brought(wheel_of(GOOD), cache, world, release.url)
+    release.heal()
+    with pytest.raises(StoreNotFound, match="left alone"):
+        brought(wheel_of(GOOD), cache, world, release.url)
+    assert len(release.log) <= 1
+    world.client.put_object(Bucket=world.bucket, Key=f"models/wheels/{NAME}", Body=GOOD)
+    assert brought(wheel_of(GOOD), cache, world, release.url).is_dir()
 
 
 def test_a_bucket_whose_breaker_is_open_is_not_asked(world: World, cache: HubCache, release: FaultProxy) -> None:

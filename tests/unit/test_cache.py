@@ -82,6 +82,32 @@ def test_a_dangling_link_is_removed(cache: HubCache) -> None:
     assert not cache.snapshot(FILE).is_symlink()
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+def test_a_file_that_cannot_be_read_gives_way(cache: HubCache, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed_cache(cache, FILE, DATA)
+    (cache.state / "verified" / f"{FILE.sha256}.json").unlink()
+
+    def fail(_path: Path) -> str:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("f5_worker.cache._sha256", fail)
+    assert cache.find(FILE) is None
+    assert not cache.blob(FILE).exists()
+
+
+@pytest.mark.parametrize("links", [["snapshot"], ["snapshot", "blob"]], ids=["snapshot", "blob"])
+def test_a_link_that_leads_to_itself_gives_way(cache: HubCache, links: list[str]) -> None:
+    for place in (cache.snapshot(FILE), cache.blob(FILE)):
+        place.parent.mkdir(parents=True)
+    last = getattr(cache, links[-1])(FILE)
+    cache.snapshot(FILE).symlink_to(last)
+    if not last.is_symlink():
+        last.symlink_to(last)
+    assert cache.find(FILE) is None
+    assert not any(getattr(cache, name)(FILE).is_symlink() for name in links)
+    assert seed_cache(cache, FILE, DATA).read_bytes() == DATA
+
+
 @pytest.mark.parametrize("place", ["blob", "snapshot"])
 def test_a_directory_where_a_file_belongs_gives_way(cache: HubCache, place: str) -> None:
     directory = getattr(cache, place)(FILE)
@@ -177,6 +203,16 @@ def test_a_given_up_download_gives_its_room_back_and_the_blob_stays(cache: HubCa
     assert path.read_bytes() == DATA
 
 
+@pytest.mark.parametrize(("free_bytes", "is_kept"), [(len(DATA), True), (len(DATA) - 1, False)])
+def test_an_unfinished_download_gives_way_only_where_there_is_no_room_beside_it(
+    cache: HubCache, free_bytes: int, is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.part(FILE).write_bytes(b"half")
+    monkeypatch.setattr("f5_worker.cache.room", lambda _path: (free_bytes, 1000))
+    cache.make_room([FILE])
+    assert cache.part(FILE).exists() == is_kept
+
+
 def test_the_lock_admits_one_at_a_time(cache: HubCache) -> None:
     with cache.lock(timeout_s=1), pytest.raises(CacheError, match="another process"), cache.lock(timeout_s=0.1):
         pytest.fail("both hold the lock")
@@ -202,6 +238,19 @@ def test_the_lock_is_free_after_its_owner(cache: HubCache) -> None:
         order.append("first")
     thread.join(timeout=30)
     assert order == ["first", "second"]
+
+
+def test_two_workers_with_one_process_id_write_the_same_state_at_once(cache: HubCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", real)
+        cache.write_state("x.json", "of the other")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    cache.write_state("x.json", "of this one")
+    assert cache.read_state("x.json") == "of this one"
 
 
 def test_state_that_is_no_json_reads_as_nothing(cache: HubCache) -> None:

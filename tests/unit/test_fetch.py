@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from f5_worker.disk import disk_error
-from f5_worker.errors import CacheError, Cancelled, DiskFull, StoreCorrupt, StoreUnavailable, WorkerError
+from f5_worker.errors import CacheError, Cancelled, DiskFull, InternalError, StoreCorrupt, StoreUnavailable, WorkerError
 from f5_worker.fetch import Item, Limits, Outcome, fetch
 from f5_worker.http_range import Interrupted, Target, refusal
 from f5_worker.part_file import PartFile
-from f5_worker.transfer import plan
-from tests.fakes.fault_proxy import FaultProxy, chunked, hook
+from f5_worker.transfer import backoff_s, plan
+from tests.fakes.fault_proxy import FaultProxy, black_hole, chunked, hook
 from tests.files import random_bytes
 
 MIB = 1024 * 1024
@@ -90,6 +90,16 @@ def test_an_error_of_on_done_becomes_the_error_of_its_item(tmp_path: Path, raise
         first, second = fetch(items, LIMITS, on_done=refuse)
     assert isinstance(first.error, CacheError)
     assert second.error is None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_defect_of_on_done_ends_the_call_with_an_internal_error(tmp_path: Path) -> None:
+    def defect(_outcome: Outcome) -> None:
+        raise ZeroDivisionError
+
+    with FaultProxy() as proxy:
+        (outcome,) = fetch([item_for(proxy, tmp_path, "/b/a", BIG)], LIMITS, on_done=defect)
+    assert type(outcome.error) is InternalError
 
 
 def test_all_files_share_the_connections(tmp_path: Path) -> None:
@@ -306,8 +316,10 @@ def test_a_stop_before_the_start_ends_everything(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
     with FaultProxy() as proxy:
+        proxy.fail(black_hole())
         (outcome,) = get([item_for(proxy, tmp_path, "/b/a", BIG)], stop=stop)
-    assert outcome.error is None or isinstance(outcome.error, Cancelled)
+    assert type(outcome.error) is Cancelled
+    assert list(tmp_path.iterdir()) == []
 
 
 # pure parts
@@ -347,6 +359,11 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | N
     interruption = refusal(503, b"<Code>SlowDown</Code>", header)
     assert isinstance(interruption, Interrupted)
     assert interruption.retry_after_s == seconds
+
+
+def test_the_wait_after_a_failure_grows_to_a_bound() -> None:
+    assert max(backoff_s(1) for _ in range(100)) < min(backoff_s(4) for _ in range(100))
+    assert max(backoff_s(failures) for failures in (4, 40, 4000)) <= 2.4
 
 
 def test_a_refusal_never_shows_the_url() -> None:

@@ -9,7 +9,7 @@ from f5_worker.manifest import dump_manifest, manifest_key
 from f5_worker.store import Upload
 from f5_worker.wheels import pinned_names
 from tests.fakes.memory_store import MemoryStore
-from tests.files import COMMIT, pinned
+from tests.files import COMMIT, POISONED_MANIFESTS, pinned
 
 DATA = {"a.bin": b"aaaa", "b.bin": b"bb"}
 FILES = [pinned(path, data) for path, data in DATA.items()]
@@ -52,6 +52,14 @@ def test_a_manifests_state(store: MemoryStore, body: bytes | None, state: str) -
     assert inventory.manifest_states(store, "models/", FILES) == {MANIFEST: state}
 
 
+@pytest.mark.parametrize("poison", POISONED_MANIFESTS)
+def test_a_poisoned_manifest_is_invalid_and_protects_nothing_but_what_is_pinned(store: MemoryStore, poison: str) -> None:
+    store.put(MANIFEST, POISONED_MANIFESTS[poison](FILES), content_type="x")
+    assert inventory.manifest_states(store, "models/", FILES) == {MANIFEST: "invalid"}
+    assert collected(store, FILES) == [MANIFEST]
+    assert set(collected(store, [])) == set(store.objects)
+
+
 def test_what_a_manifest_names_is_kept_without_a_pin(store: MemoryStore) -> None:
     assert collected(store, []) == []
 
@@ -65,11 +73,6 @@ def test_what_nothing_names_is_collected_when_it_is_old(store: MemoryStore) -> N
 def test_a_pinned_file_without_a_manifest_is_kept(store: MemoryStore) -> None:
     store.delete(MANIFEST)
     assert collected(store, FILES) == []
-
-
-def test_an_invalid_manifest_protects_nothing(store: MemoryStore) -> None:
-    store.put(MANIFEST, b"{", content_type="x")
-    assert collected(store, FILES) == [MANIFEST]
 
 
 def test_a_manifest_protects_only_its_own_commit(store: MemoryStore) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from f5_worker.store import ObjectInfo, Upload
 from f5_worker.wheel_source import wrong_note
 from f5_worker.wheels import KeptWheel, pinned_names, publishable
 from tests.fakes.memory_store import MemoryStore
-from tests.files import COMMIT, pinned, random_bytes, seed_cache
+from tests.files import COMMIT, POISONED_MANIFESTS, pinned, random_bytes, seed_cache
 
 DATA = {"big.bin": random_bytes(3_000_000), "small.txt": b"words"}
 FILES = [pinned(path, data) for path, data in DATA.items()]
@@ -101,14 +102,15 @@ def test_an_object_that_a_reader_found_wrong_is_overwritten(store: MemoryStore, 
     run(store, report)
     key = FILES[0].key("models/")
     store.put(key, b"\0" * FILES[0].size_bytes, content_type="x")
-    report.wrong_keys = [key]
+    report.wrong_keys = {key: time.time()}
     run(store, report)
     assert store.objects[key][0] == DATA["big.bin"]
-    assert report.wrong_keys == []
+    assert report.wrong_keys == {}
 
 
-def test_a_poisoned_manifest_is_replaced(store: MemoryStore, report: RestoreReport) -> None:
-    store.put(MANIFEST, b'{"schema": 1, "files": [{"path": "../../x"}]}', content_type="x")
+@pytest.mark.parametrize("poison", POISONED_MANIFESTS)
+def test_a_poisoned_manifest_is_replaced(store: MemoryStore, report: RestoreReport, poison: str) -> None:
+    store.put(MANIFEST, POISONED_MANIFESTS[poison](FILES), content_type="x")
     run(store, report)
     assert set(parse_manifest(store.objects[MANIFEST][0])) == set(FILES)
 
@@ -276,6 +278,35 @@ def test_a_clock_that_is_off_does_not_break_a_living_claim(ahead_s: float, repor
     assert store.objects[key][1].metadata["owner"] == "somebody else"
 
 
+def wrong_object(store: MemoryStore, *, age_s: float) -> str:
+    """Other bytes in the largest file's place, written a while ago."""
+    key = FILES[0].key("models/")
+    written = datetime.now(UTC) - timedelta(seconds=age_s)
+    store.objects[key] = (b"\0" * FILES[0].size_bytes, ObjectInfo(key, FILES[0].size_bytes, written))
+    return key
+
+
+@pytest.mark.parametrize("ahead_s", [-600.0, 0.0, 600.0])
+def test_a_wrong_object_is_sent_again_unless_it_was_written_after_it_was_read(ahead_s: float, report: RestoreReport) -> None:
+    store = SkewedStore(ahead_s=ahead_s)
+    key = wrong_object(store, age_s=60)
+    report.wrong_keys = {key: time.time() - 30}
+    run(store, report)
+    assert writes(store).count(key) == 1
+    report.wrong_keys = {key: time.time() - 30}
+    run(store, report)
+    assert writes(store).count(key) == 1
+
+
+def test_five_publishers_that_read_the_same_wrong_object_send_it_once(store: MemoryStore, report: RestoreReport) -> None:
+    key = wrong_object(store, age_s=60)
+    reports = [replace(report, wrong_keys={key: time.time() - 30}) for _ in range(5)]
+    publishers = [Publisher(store, replace(SETTINGS, publish_jitter_s=0.3), FILES, r).start() for r in reports]
+    assert all(p.wait(60) for p in publishers)
+    assert 1 <= writes(store).count(key) <= 2  # without conditional writes one doubling can happen
+    assert store.objects[key][0] == DATA["big.bin"]
+
+
 def test_a_claim_that_never_stays_is_written_a_few_times_and_then_done_without(store: MemoryStore, report: RestoreReport) -> None:
     real = store.head
     store.head = lambda key: None if key == CLAIM else real(key)  # type: ignore[method-assign]
@@ -354,15 +385,34 @@ def test_five_publishers_at_once_send_each_file_once(store: MemoryStore, report:
     assert set(parse_manifest(store.objects[MANIFEST][0])) == set(FILES)
 
 
-def test_parts_of_a_killed_publisher_are_aborted_and_a_running_ones_kept(store: MemoryStore, report: RestoreReport) -> None:
+def pending(key: str, age_s: float, *, ahead_s: float = 0.0) -> Upload:
+    return Upload(key, f"{age_s} s old", datetime.now(UTC) + timedelta(seconds=ahead_s - age_s))
+
+
+@pytest.mark.parametrize("ahead_s", [-600.0, 0.0, 600.0])
+def test_parts_of_a_killed_publisher_are_aborted_as_soon_as_its_claim_is_taken_over_and_a_running_ones_kept(
+    ahead_s: float, report: RestoreReport
+) -> None:
+    store = SkewedStore(ahead_s=ahead_s)
+    claim(store, age_s=CLAIM_STALE_S + 1)
     key = FILES[0].key("models/")
-    old, young = (Upload(key, name, datetime.now(UTC) - timedelta(hours=h)) for name, h in (("old", 2), ("young", 0)))
-    store.pending = [old, young]
+    killed, running = (pending(key, age_s, ahead_s=ahead_s) for age_s in (CLAIM_STALE_S, 10))
+    of_another_key = pending(f"{key}.other", 10 * CLAIM_STALE_S, ahead_s=ahead_s)
+    store.pending = [killed, running, of_another_key]
     run(store, report)
-    assert store.pending == [young]
+    assert store.pending == [running, of_another_key]
 
 
+def test_parts_of_a_killed_publisher_stay_where_no_claim_shows_who_else_is_sending(store: MemoryStore, report: RestoreReport) -> None:
+    real = store.head
+    store.head = lambda key: None if key == CLAIM else real(key)  # type: ignore[method-assign]
+    store.pending = left = [pending(FILES[0].key("models/"), 7200)]
+    run(store, report)
+    assert store.pending == left
+
+
+@pytest.mark.usefixtures("wheel")
 def test_parts_of_a_wheel_that_a_killed_publisher_left_are_aborted(store: MemoryStore, report: RestoreReport) -> None:
-    store.pending = [Upload(f"models/wheels/{pinned_names()[0]}", "old", datetime.now(UTC) - timedelta(hours=2))]
+    store.pending = [pending(f"models/wheels/{pinned_names()[0]}", 7200)]
     run(store, report)
     assert store.pending == []

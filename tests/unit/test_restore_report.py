@@ -17,7 +17,7 @@ def test_a_report_comes_back_as_it_was_written() -> None:
         paths={FILES[0]: Path("/x/a")},
         sources={FILES[0]: "bucket"},
         missing={FILES[1]: "no source has it"},
-        wrong_keys=["k"],
+        wrong_keys={"k": 5.5},
         bucket_outcome="partial",
         bucket_seconds=1.5,
         bucket_bytes=1,

@@ -21,6 +21,7 @@ STYLES = {
     ),
     "loopback with a port": S3Settings("bucket-1", "key-id", "secret", "http://127.0.0.1:8333"),
     "a default port and a path": S3Settings("bucket-1", "key-id", "secret", "https://store.example:443/s3"),
+    "AWS, virtual host, dots in the name": S3Settings("models.example.com", "key-id", "secret", region="eu-central-1", path_style=False),
     "session token": S3Settings("bucket-1", "key-id", "secret", "http://127.0.0.1:8333", session_token="to+ken/="),
 }
 
@@ -32,7 +33,7 @@ def test_a_signed_url_is_boto3s(style: str, key: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr("botocore.auth.get_current_datetime", lambda *_, **__: now)
     store = S3Store(STYLES[style])
     ours = urlsplit(presigned_get(STYLES[style], key, expires_s=60, now=now))
-    boto3s = urlsplit(store._client.generate_presigned_url("get_object", Params={"Bucket": "bucket-1", "Key": key}, ExpiresIn=60))
+    boto3s = urlsplit(store._client.generate_presigned_url("get_object", Params={"Bucket": store.bucket, "Key": key}, ExpiresIn=60))
     assert (ours.scheme, ours.hostname, ours.port or PORTS[ours.scheme], ours.path) == (
         boto3s.scheme,
         boto3s.hostname,
