@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from f5_worker import subtitles
 from f5_worker.casting import loaded_transcriber
 from f5_worker.delivery import File
-from f5_worker.errors import Cancelled, OutOfMemory, RequestError, WorkerError
+from f5_worker.errors import Cancelled, RequestError, WorkerError
 from f5_worker.jobs import Job, Result, Runtime, in_thread
 from f5_worker.speech import Segment, Speech
 
@@ -52,7 +52,7 @@ async def _aligned(run: Runtime, job: Job, asked: request.Speech, speech: Speech
         raise
     except WorkerError as error:
         log.warning("align outcome=unavailable error=%r", str(error))
-        job.worn_out |= isinstance(error, OutOfMemory)
+        job.worn_out |= error.worn_out
         job.warnings.append((error.code, f"there are no word timestamps: {error.message}"))
         return None
     if silent := sum(not of_segment for of_segment in words):

@@ -158,8 +158,16 @@ def _dotted(match: Match) -> str:
     return "点".join(number(part) if len(part) < 3 else digits(part) for part in match[0].split("."))
 
 
-def _until(match: Match) -> str:
+def _until(match: Match) -> str | None:
+    """None inside a name: i7-9700K."""
+    if _IN_NAME.search(match.string[max(0, match.start() - 12) : match.start()]):
+        return None
     return "比" if _is_score(match) else "到"
+
+
+def _until_same(match: Match) -> str | None:
+    """100元-200元, 5kg~10kg: a number with what it counts is on both sides."""
+    return "到" if _MEASURED.search(match.string[max(0, match.start() - 12) : match.start()]) else None
 
 
 def _is_score(match: Match) -> bool:
@@ -179,12 +187,18 @@ def _counted(match: Match) -> bool:
 
 
 def _plain(match: Match) -> str:
-    text = match["number"]
+    text, minus = match["number"], "" if _in_name(match) else _signed(match)
     if text == "2" and _counted(match):
-        return _signed(match) + "两"
+        return minus + "两"
     follows = match.string[match.end() : match.end() + 1]
     name = text.isdecimal() and len(text) >= 7 and not text.endswith("000") and not (follows and follows in _COUNTERS)
-    return _signed(match) + (digits(text) if name else number(text))
+    return minus + (digits(text) if name else number(text))
+
+
+def _in_name(match: Match) -> bool:
+    """Whether the dash before the number is part of a name, as in 歼-20 and 甲-3号楼, and no minus, as in 余额为-3 and 气温-5度."""
+    before, after = match.string[max(0, match.start() - 1) : match.start()], match.string[match.end() : match.end() + 1]
+    return _HAN.match(before) is not None and before not in _BEFORE_MINUS and not (after and after in _OF_MEASURES)
 
 
 def _inside_name(match: Match) -> str:
@@ -194,6 +208,10 @@ def _inside_name(match: Match) -> str:
     return digits(match[0]) if len(match[0]) > 2 or match[0].startswith("0") else number(match[0])
 
 
+_HAN = re.compile(r"[\u3400-\u9fff]")
+_BEFORE_MINUS = "是为到至从在约达得于率温度额值差标数跌涨降升低高轴点成即共计下减加乘除和与或"
+_OF_MEASURES = "度元块万亿米"
+_IN_NAME = re.compile(r"[A-Za-z]-?\d{1,9}(?:\.\d{1,9})?$")
 _ADDRESSES = (
     r"(?<![A-Za-z0-9_.+-])[A-Za-z0-9_.+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}",
     r"(?<![A-Za-z0-9])(?:https?://|www\.)[!-~]*[A-Za-z0-9/]",
@@ -203,16 +221,20 @@ _TELEPHONES = (
     r"(?<![\d-])1\d{2}[- ]?\d{4}[- ]?\d{4}(?!\d)",
     r"(?<![\d-])0\d{2,3}[- ]\d{3,4}[- ]?\d{4}(?!\d)",
     r"(?<![\d-])[48]00[- ]\d{3,4}[- ]\d{3,4}(?!\d)",
+    r"[(（]0\d{2,3}[)）]\s?\d{3,4}[- ]?\d{4}(?!\d)",
+    r"(?:(?<=邮编)|(?<=邮政编码)|(?<=邮编[:：])|(?<=邮政编码[:：])|(?<=邮编[:：]\s)|(?<=邮编是))\d{6}(?!\d)",
     r"(?<![\d-])\d{1,20}(?:-\d{1,20}){2,8}(?![\d-])",
     r"(?:(?<=电话)|(?<=电话:)|(?<=电话：)|(?<=热线)|(?<=拨打)|(?<=拨)|(?<=打))\d{3,8}(?![\d年月日个次元块分岁折])",
     r"(?<![\d.])\d{5}(?=网站|热线|客服|平台)",
     r"(?<!\d)(?:985|211|996|618)(?=(?:高校|大学|工程|院校|工作制|大促|购物))",
 )
 _ANY_UNIT = "|".join(map(re.escape, sorted(_UNITS, key=len, reverse=True)))
+_MEASURED = re.compile(rf"\d\s?(?:{_ANY_UNIT}|[十百千万亿]{{0,2}}[\u3400-\u9fff]{{0,3}}[{_COUNTERS}元度时時月日号號页頁章分里楼])$")
 _YEAR = r"(?<!\d)(1[1-9]\d\d|10[1-9]\d|100[1-9]|20\d\d)(?=年)(?!年[前来间]|年以|年历史|年的历史|年之)"
 
 RULES: list[Rule] = [
     (re.compile("|".join(_ADDRESSES)), _address),
+    (re.compile(rf"(?<=[^\W\d_²³°]){_DASH}(?=第?[¥￥$€£]?\d)|(?<=[²³°℃℉㎡]){_DASH}(?=\d)"), _until_same),
     (re.compile(r"(?<!\d)(\d{4})([-/.])(\d{1,2})\2(\d{1,2})(?![\d.])"), _date),
     (re.compile(r"(?<!\d)(\d{4})-(0[1-9]|1[0-2])(?![\d.年-])"), lambda m: f"{digits(m[1])}年{cardinal(int(m[2]))}月"),
     (re.compile(rf"(?<!\d)(\d{{4}})(年?)(?:{_DASH}|([到至]))(\d{{4}})(?=年)"), _years),
@@ -240,7 +262,8 @@ RULES: list[Rule] = [
     (re.compile(r"(?<![\d.,])\d{1,9}(?:\.\d{1,9}){2,8}(?![\d.]?\d)"), _dotted),
     (re.compile(r"(?<=\d)\s?([-−–])\s?(?=\d+(?:\.\d+)?\s?=)|(?<=\d)\s?([+=×*÷<>≤≥])\s?(?=-?\d)"), lambda m: _MATHS[m[1] or m[2]]),
     (re.compile(rf"(?<=[\d%％℃°元月日号点年时岁万亿]){_DASH}(?=[¥￥$€£]?\d)"), _until),
-    (re.compile(r"(?<!\d)(\d{1,3})[:：](\d{1,3})(?![\d:：])"), lambda m: f"{cardinal(int(m[1]))}比{cardinal(int(m[2]))}"),
+    (re.compile(r"(?<![\d.])(\d{1,9})[:：](\d{1,9})(?![\d:：])"), lambda m: f"{cardinal(int(m[1]))}比{cardinal(int(m[2]))}"),
+    (re.compile(r"(?<=[A-Za-z])\s?([=≤≥])\s?(?=-?\d)"), lambda m: _MATHS[m[1]]),
     (re.compile(r"(?<![\d<>=-])([~≈±<>≤≥+])\s?(?=[¥￥$€£]?\d)"), lambda m: _BEFORE_NUMBER[m[1]]),
     (re.compile(r"(?<=\d)/(?=\d)"), lambda _: "、"),
     (re.compile(rf"(?<![\d.A-Za-z])(?P<minus>(?<![\dA-Za-z)])[-−])?(?P<number>{_NUMBER})"), _plain),

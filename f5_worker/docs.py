@@ -57,7 +57,8 @@ Audio over `MAX_INLINE_BYTES` never travels inline; with `inline` and a bucket i
 at the end `{"type": "speech.audio.done", "index": …, "parts": …, "size_bytes": …, "sha256": "…"}`. The result comes as without a stream,
 with `stream`: `parts`, `size_bytes` and `sha256` of the whole stream.
 A part comes with each chunk of the text. A text that takes more than one pass of the model, some 15 s of speech, begins with a short chunk,
-with and without a stream: with a `seed` the same job has the same pcm both ways.
+with and without a stream: with a `seed` the same job has the same pcm both ways. What the device's memory does not hold is computed in
+parts, with the warning `MEMORY_HALVED`: it sounds different from the same job where it fits.
 
 ## The results of the other actions
 

@@ -35,7 +35,10 @@ __all__ = ["Engine", "Options", "Part", "Passage", "Segment", "Speech"]
 log = logging.getLogger(__name__)
 
 _LOUDNESS_TOLERANCE_LU = 0.5  # EBU R 128
-_PRUNED_STEPS = frozenset({5, 6, 7, 10, 12, 16})  # f5_tts.model.utils.get_epss_timesteps
+_SCHEDULED_STEPS = (5, 6, 7, 10, 12, 16, 32)  # f5_tts.model.utils.get_epss_timesteps: its grid of 32, and what was pruned from it
+
+_HALVED_BATCH = "the device's memory does not hold {} chunks at once: computed in two runs, their samples can differ in the last digits"
+_HALVED_CHUNK = "the device's memory does not hold a chunk: said in {} parts, it sounds unlike the same request and seed with more memory"
 
 IsCancelled = Callable[[], bool]
 OnChunk = Callable[[int, int], None]
@@ -138,7 +141,7 @@ class Engine:
         Raises:
             TextEmpty, TextTooLong, VoiceNotFound, RequestError: at once; the text cannot be spoken like that.
             Cancelled: `cancelled` said so.
-            OutOfMemory, EngineError: the model failed.
+            OutOfMemory, DeviceFailed, EngineError: the model failed.
         """
         self._renderer.ready()
         planned = passes.plan(passages, voices, options, hop=int(self.spec.mel["hop_length"]))
@@ -163,11 +166,13 @@ class Engine:
             yield Part(samples, segments, [*(warnings if done == 1 else []), *late])
 
     def _finished(self, planned: Plan, options: Options, cancelled: IsCancelled) -> Iterator[tuple[Pass, Samples, Warnings]]:
-        """Chunks as the options ask for them; none waits for a later one, so that a stream is the same as the whole."""
+        """Chunks as the options ask for them, and what is to be said of each; none waits for a later one, so that a stream is the same as
+        the whole.
+        """
         rate_hz, first, last = self.sample_rate_hz, planned.passes[0], planned.passes[-1]
         rms = speech_rms(first.voice.samples, first.voice.sample_rate_hz) if first is not last else 0.0
         lufs = options.loudness_lufs
-        for index, (one, rendered) in enumerate(self._waves(planned, options, cancelled)):
+        for index, (one, rendered, warnings) in enumerate(self._waves(planned, options, cancelled)):
             wave = post.time_stretch(rendered, rate_hz, one.stretch)
             if options.longest_silence_s is not None:
                 ends = _silence_at_ends(planned, index, options.longest_silence_s, options.cross_fade_s)
@@ -178,20 +183,22 @@ class Engine:
                 wave, lufs = post.set_loudness(wave, rate_hz, lufs)  # no chunk is louder than those before it could be
             if options.fade_s:
                 wave = _faded(wave, rate_hz, options.fade_s, start=one is first, end=one is last)
-            yield one, wave, _check_loudness(options.loudness_lufs, lufs) if one is last else []
+            yield one, wave, [*warnings, *(_check_loudness(options.loudness_lufs, lufs) if one is last else [])]
 
-    def _waves(self, planned: Plan, options: Options, cancelled: IsCancelled) -> Iterator[tuple[Pass, Samples]]:
+    def _waves(self, planned: Plan, options: Options, cancelled: IsCancelled) -> Iterator[tuple[Pass, Samples, Warnings]]:
         batches = passes.batches(planned.passes, together=self.backend.batched)
         if len(planned.passes) > 1:
             choice = "together" if self.backend.batched else "one_by_one"
             log.info("engine.chunks choice=%s chunks=%d runs=%d", choice, len(planned.passes), len(batches))
         for batch in batches:
-            yield from zip(batch, self._speak(batch, options, cancelled), strict=True)
+            waves, warnings = self._speak(batch, options, cancelled)
+            for one, wave in zip(batch, waves, strict=True):
+                yield one, wave, warnings if one is batch[0] else []
 
-    def _speak(self, batch: list[Pass], options: Options, cancelled: IsCancelled) -> list[Samples]:
-        """The waves; when the device's memory does not suffice, once more in two halves."""
+    def _speak(self, batch: list[Pass], options: Options, cancelled: IsCancelled) -> tuple[list[Samples], Warnings]:
+        """The waves; when the device's memory does not suffice, once more in two halves, with a warning."""
         try:
-            return self._rendered(batch, options, cancelled)
+            return self._rendered(batch, options, cancelled), []
         except OutOfMemory:
             middle = len(batch) // 2
             fade_frames = self._samples(options.cross_fade_s) // int(self.spec.mel["hop_length"])
@@ -201,11 +208,11 @@ class Engine:
         log.warning("engine.out_of_memory action=halve chunks=%d", len(batch))
         waves = [wave for part in parts for wave in self._rendered(part, options, cancelled)]
         if middle:
-            return waves
+            return waves, [("MEMORY_HALVED", _HALVED_BATCH.format(len(batch)))]
         joined = Joined(self._samples(options.cross_fade_s))
         for wave in waves:
             joined.append(wave)
-        return [joined.close()]
+        return [joined.close()], [("MEMORY_HALVED", _HALVED_CHUNK.format(len(parts)))]
 
     def _rendered(self, batch: list[Pass], options: Options, cancelled: IsCancelled) -> list[Samples]:
         return [wave for _, wave in self._renderer.render(batch, options, cancelled)]
@@ -270,6 +277,7 @@ def _check_loudness(asked_lufs: float | None, reached_lufs: float | None) -> War
 
 
 def _check_options(options: Options) -> Warnings:
-    if options.nfe_step < 16 and options.nfe_step not in _PRUNED_STEPS:
-        return [("NFE_NOT_PRUNED", f"nfe_step {options.nfe_step} has no pruned schedule: 7 sounds better in less time, or use 16 or 32")]
-    return []
+    if options.nfe_step in _SCHEDULED_STEPS:
+        return []
+    known = ", ".join(map(str, _SCHEDULED_STEPS))
+    return [("NFE_NOT_PRUNED", f"nfe_step {options.nfe_step} has no pruned schedule, its steps are all equal: use one of {known}")]

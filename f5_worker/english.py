@@ -10,11 +10,8 @@ from collections.abc import Iterable
 from f5_worker.english_dates import DATE_RULES
 from f5_worker.english_forms import (
     ADDRESS_MARKS,
-    BEFORE_NUMBER,
-    CURRENCIES,
     LABELS,
     LITERALS,
-    MATHS,
     NUMBERED,
     PER,
     REGAL,
@@ -24,7 +21,9 @@ from f5_worker.english_forms import (
     UNITS,
     VULGAR,
 )
-from f5_worker.english_numbers import cardinal, code, digits, number, ordinal, pairs, plural
+from f5_worker.english_money import MONEY_RULES
+from f5_worker.english_numbers import AMOUNT, MINUS, NUMBER, ONE, START, cardinal, code, digits, number, ordinal, pairs, plural, with_stop
+from f5_worker.english_signs import FIRST_SIGN_RULES, SIGN_RULES
 from f5_worker.rewrite import Rule
 from f5_worker.shouting import CAPITALS
 
@@ -35,46 +34,8 @@ def _any(forms: Iterable[str]) -> str:
     return "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
 
 
-_INT = r"(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d{1,2}(?:,\d\d)+,\d{3}(?!,?\d)|\d{1,3}(?: 000)+\b|\d+)"
-_NUMBER = rf"(?:{_INT}(?:\.\d+)?|(?<!\w)\.\d+)"
-_WITH_COMMA = r"(?:\d{1,3}(?:\.\d{3})+|\d+),\d{1,2}(?!\d|[,.]\d)"  # a decimal comma: 3,5 and 1.234,56
-_AMOUNT = rf"(?:{_WITH_COMMA}|{_NUMBER})"  # of money or in a unit; 3,5 alone may be a list
-_START = r"(?<![\w.,:/])"
-_MINUS = r"(?P<minus>(?<![\w)%°])[-−])?"
-_ONE = r"(?P<one>(?<=\ba )|(?<=\bA )|(?<=\ban ))?"  # a five dollar bill
-_SCALE = r"(?:[\s-]?(?P<scale>thousand|million|billion|trillion|mn|bn|tn)|(?P<letter>[kKmMbBT]))\b"
-
-
-def _with_stop(amount: str) -> str:
-    """Without marks between the thousands, and with a stop before the fraction."""
-    if re.fullmatch(_WITH_COMMA, amount):
-        amount = amount.replace(".", "").replace(",", ".")
-    return re.sub("[, ]", "", amount)
-
-
 def _signed(match: Match) -> str:
     return "minus " if match["minus"] else ""
-
-
-def _currency(match: Match) -> str:
-    found = match.groupdict()
-    one, many, small_one, small_many = CURRENCIES[match["sign"]]
-    if found.get("one") is not None and re.compile("[ -][a-z]").match(match.string, match.end()):
-        many, small_many = one, small_one
-    amount, scale = _with_stop(match["amount"]), match["scale"] or SCALES.get(match["letter"])
-    if scale and _DEAL.match(match.string, match.end()):
-        many = one
-    low = f"{number(found['low'])} to " if found.get("low") else ""
-    minus = "minus " if found.get("minus") else ""
-    whole, _, fraction = amount.partition(".")
-    if scale or low or (fraction and (len(fraction) != 2 or not small_one)):
-        return f"{minus}{low}{number(amount)} {f'{SCALES.get(scale, scale)} ' if scale else ''}{many}"
-    cents, units = int(fraction or 0), whole.lstrip("0")
-    small = f"{cardinal(cents)} {small_one if cents == 1 else small_many}"
-    if cents and not units:
-        return minus + small
-    large = f"{number(units or '0')} {one if units == '1' else many}"
-    return f"{minus}{large} and {small}" if cents else minus + large
 
 
 def _unit(match: Match) -> str | None:
@@ -82,7 +43,7 @@ def _unit(match: Match) -> str | None:
     if match["unit"] == "s" and not match["gap"]:  # the 5s is a name
         return None
     single = match["number"] == "1" or match["gap"] == "-" or match["one"] is not None
-    return f"{_signed(match)}{number(_with_stop(match['number']))} {one if single else many}"
+    return f"{_signed(match)}{number(with_stop(match['number']))} {one if single else many}"
 
 
 def _fraction(match: Match) -> str | None:
@@ -109,7 +70,9 @@ def _dotted(match: Match) -> str | None:
     if name is None and len(parts) < 3:
         return None
     said = " dot ".join(map(code, parts)) if len(parts) == 4 else " point ".join(map(number, parts))
-    return f"version {said}" if name and name.startswith("v") and "version" not in name else f"{name or ''}{said}"
+    if name is None:
+        return said
+    return f"{'version' if name.startswith('v') and 'version' not in name else name.rstrip()} {said}"
 
 
 def _groups(match: Match) -> str:
@@ -131,6 +94,13 @@ def _spaced_range(match: Match) -> str | None:
     return " to " if low and high and len(high[0]) < 7 and int(low[1]) < int(high[0]) else None
 
 
+def _glued_range(match: Match) -> str | None:
+    """5-10, 5kg-10kg; but not in a name, as in i7-9700K and GPT-4-32k."""
+    named = _IN_NAME.search(match.string[max(0, match.start() - 12) : match.start()])
+    letters = _LETTERS_AFTER.match(match.string, match.end())
+    return None if named or (letters and letters[1] not in _AFTER_NUMBER) else " to "
+
+
 def _per(match: Match) -> str | None:
     near = match.string[max(0, match.start() - 25) : match.start()]
     return f" per {PER[match[1]]}" if re.search(r"\d[^.!?]*$", near) else None
@@ -140,10 +110,6 @@ def _by(match: Match) -> str:
     """3 \u00d7 4 is a product, 3x4 a size."""
     say = number if max(map(len, match.groups())) < 4 else code
     return f"{say(match[1])} {'times' if ' ×' in match[0] else 'by'} {say(match[2])}"
-
-
-def _power(match: Match) -> str:
-    return f"{number(match[1])} times ten to the power of {'minus ' if match[2] == '-' else ''}{number(match[3])}"
 
 
 def _titled(match: Match) -> str | None:
@@ -165,10 +131,11 @@ def _plain(match: Match) -> str | None:
 
 
 def _inside_name(match: Match) -> str:
-    """B52s, MP3, v2beta."""
+    """B52s, MP3, v2beta, GPT3.5."""
     before = match.string[max(0, match.start() - 1) : match.start()]
     after = match.string[match.end() : match.end() + 1]
-    said = plural(code(match[1])) if match[2] else code(match[1])
+    said = number(match[1]) if "." in match[1] else code(match[1])
+    said = plural(said) if match[2] else said
     return " " * before.isalnum() + said + " " * after.isalpha()
 
 
@@ -182,7 +149,9 @@ def _shortened(match: Match) -> str:
     return SHORTENED[match[1]] + "." * at_end
 
 
-_DEAL = re.compile(r" (?:deal|fund|loan|bond|grant|bid|offer|contract|project|plan|budget|bill|settlement|lawsuit|investment|valuation)\b")
+_IN_NAME = re.compile(r"[A-Za-z]-?\d{1,9}(?:\.\d{1,9})?$")
+_LETTERS_AFTER = re.compile(r"[$£€¥]?[\d.,:]{1,20}([A-Za-z]{1,12})")
+_AFTER_NUMBER = {*UNITS, *SCALES, *"st nd rd th s x am pm AM PM a p in year years".split()}
 _PARTS = frozenset({12, 16, 20, 24, 32, 64, 100, 1000})
 _NEVER_LAST = frozenset({"vs", "approx", "dept", "Dept", "Univ", "Assn"})
 _TLD = r"(?:com|org|net|edu|gov|io|dev|ai|info|co\.uk)"
@@ -197,83 +166,73 @@ _TELEPHONES = (
     r"(?<!\w)\d{4}(?:[ -]\d{4}){3}(?!\w)",  # cards
     r"(?<![\w-])\d{1,20}(?:-\d{1,20}){2,8}(?![\w-])",  # 123-45-6789
     r"(?<![\w-])\d{5}-\d{4}(?!\w)",
-    r"(?<![\w.,])0\d{2,4}(?: \d{3,4}){1,2}(?!\w)",
+    r"(?<![\w.,])(?<!\d )0\d{2,4}(?: \d{3,4}){1,2}(?!\w)",
+    r"(?:(?<=[Cc]all )|(?<=[Dd]ial )|(?<=[Pp]hone )|(?<=[Nn]umber is ))\d{2,4}(?: \d{2,4}){2,4}(?! ?\d|\w)",
     r"(?i:(?<=call |dial )(?:911|999|112|311|411))\b",
 )
 _YEAR_AFTER = "|".join(f"(?<={word} )" for word in "[Ii]n [Bb]y [Oo]f [Ss]ince [Uu]ntil [Ff]rom circa c\\. ca\\. year late early".split())
 _NO_COUNT = r"(?![\w%°]|[,.:]\d| (?!was|is|has|his|as|its|this|us\b)[a-z]+s\b)"
-_VERSIONED = "v\\.? ?|[Vv]ersion |[Rr]elease |Python |iOS |Android |macOS |Ubuntu |CUDA "
-_CODES = "USD|EUR|GBP|JPY|INR|CNY|RMB|CHF|AUD|CAD"
+_VERSIONED = "v\\.? ?|[Vv]ersion |[Rr]elease |Python ?|iOS |Android |macOS |Ubuntu |CUDA "
 # Where a dash between numbers means from and to.
-_RANGE = r"(?<=[\d%°])|(?<=\d[a-zA-Z])|(?<=[\d°][a-zA-Z]{2})|(?<=\d [a-z]{2})|(?<=°[CF])|(?<=[ap]\.m\.)"
+_RANGE = r"(?<=[\d%°])|(?<=\d[€£¢$])|(?<=\d[a-zA-Z])|(?<=[\d°][a-zA-Z]{2})|(?<=\d [a-z]{2})|(?<=°[CF])|(?<=[ap]\.m\.)"
 
 RULES: list[Rule] = [
     (re.compile(rf"(?<![\w/])(?:{_any(LITERALS)})(?![\w/])"), lambda m: LITERALS[m[0]]),
+    (re.compile(r"(?<![\w/])(?:C\+\+|[CF]#)(?=\d)"), lambda m: f"{LITERALS[m[0]]} "),
     (re.compile("|".join(_ADDRESSES)), _address),
+    *MONEY_RULES,
     (
-        re.compile(
-            rf"{_ONE}{_MINUS}(?<![A-Za-z])(?P<sign>[A-Z]{{0,2}}\$|[£€¥₹₩₽₿]|\b(?:{_CODES})\b)\s?"
-            rf"(?:(?P<low>{_NUMBER})\s?[-–]\s?)?(?P<amount>{_AMOUNT})(?:{_SCALE})?(?!\d)"
-        ),
-        lambda m: _currency(m) if m["sign"] in CURRENCIES else None,
-    ),
-    (re.compile(rf"{_START}(?P<amount>{_AMOUNT})(?:{_SCALE})?\s?(?P<sign>[€£¢]|(?:{_CODES})\b)"), _currency),
-    (
-        re.compile(rf"{_START}(?P<listed>\d{{1,5}}(?:/\d{{1,5}}){{2,20}})\s?(?P<unit>{_any(UNITS)})(?!\w)"),  # 10/20/30 mg is no date
+        re.compile(rf"{START}(?P<listed>\d{{1,5}}(?:/\d{{1,5}}){{2,20}})\s?(?P<unit>{_any(UNITS)})(?!\w)"),  # 10/20/30 mg is no date
         lambda m: f"{', '.join(map(number, m['listed'].split('/')))} {UNITS[m['unit']][1]}",
     ),
     *DATE_RULES,
+    (re.compile(r"(?<![\w-])(1-8\d\d)-(?=[A-Z]{2})"), lambda m: f"{_groups(m)}, "),  # 1-800-FLOWERS
     (re.compile("|".join(_TELEPHONES)), _groups),
     (re.compile(r"(?<![\w.,])(\d{1,3}(?:,\d{3}){1,4}|\d{1,12})(?i:st|nd|rd|th)\b"), lambda m: ordinal(int(m[1].replace(",", "")))),
     (re.compile(rf"(?:{_YEAR_AFTER})(1\d\d\d|20\d\d){_NO_COUNT}"), lambda m: pairs(int(m[1]))),
     (
+        re.compile(rf"{START}(\d{{1,2}}\.\d)/(5|10)(?![\w/%]|[.,]\d)"),  # a mark of 4.5/5
+        lambda m: f"{number(m[1])} out of {number(m[2])}" if float(m[1]) <= int(m[2]) else None,
+    ),
+    (
         re.compile(
-            rf"{_START}(?:(?P<whole>\d{{1,3}}) ?)??"
+            rf"{START}(?:(?P<whole>\d{{1,3}}) ?)??"
             rf"(?:(?P<vulgar>[{''.join(VULGAR)}])|(?<!\d)(?P<top>\d{{1,3}})[/⁄](?P<bottom>\d{{1,4}})(?![\w/]))"
             rf"(?:\s?(?P<unit>{_any(UNITS)})(?!\w))?"
         ),
         _fraction,
     ),
     (
-        re.compile(
-            rf"{_ONE}{_START}{_MINUS}(?P<number>{_AMOUNT})(?P<gap>[\s-]?)(?P<unit>{_any(UNITS)}|in(?=\. [a-z]))(?!\w)(?:\.(?= [a-z]))?"
-        ),
+        re.compile(rf"{ONE}{START}{MINUS}(?P<number>{AMOUNT})(?P<gap>[\s-]?)(?P<unit>{_any(UNITS)}|in(?=\. [a-z]))(?!\w)(?:\.(?= [a-z]))?"),
         _unit,
     ),
-    (re.compile(rf"{_START}(\d{{1,2}})['’′](\d{{1,2}})(?:\"|”|″|'')"), lambda m: f"{number(m[1])} foot {number(m[2])}"),
+    (re.compile(rf"{START}(\d{{1,2}})['’′](\d{{1,2}})(?:\"|”|″|'')"), lambda m: f"{number(m[1])} foot {number(m[2])}"),
     (re.compile(rf"(?<=[a-z\d€£¢])/({_any(PER)})\b"), _per),
     (
         re.compile(
             rf"(?<![\w.])(?P<name>{_VERSIONED})?"
-            r"(?P<dotted>(?<!\w)\d{1,9}(?:\.\d{1,9}){2,8}|(?<=[ v.])\d{1,9}(?:\.\d{1,9}){1,8}|(?<=v)\d{1,9})(?!\w|\.\d)"
+            r"(?P<dotted>(?<!\w)\d{1,9}(?:\.\d{1,9}){2,8}|(?<=[ nv.])\d{1,9}(?:\.\d{1,9}){1,8}|(?<=v)\d{1,9})(?!\w|\.\d)"
         ),
         _dotted,
     ),
-    (re.compile(rf"{_START}(\d{{1,5}}) ?[x×] ?(\d{{1,5}})(?!\w)"), _by),
-    (re.compile(rf"{_START}({_NUMBER})[x×](?!\w)"), lambda m: f"{number(m[1])} times"),
-    (re.compile(rf"{_START}(\d+(?:\.\d+)?)k\b(?! (?:run|race|resolution|video|monitor|TV)\b)"), lambda m: f"{number(m[1])} thousand"),
+    (re.compile(rf"{START}(\d{{1,5}}) ?[x×] ?(\d{{1,5}})(?!\w)"), _by),
+    (re.compile(rf"{START}({NUMBER})[x×](?!\w)"), lambda m: f"{number(m[1])} times"),
+    (re.compile(rf"{START}(\d+(?:\.\d+)?)k\b(?! (?:run|race|resolution|video|monitor|TV)\b)"), lambda m: f"{number(m[1])} thousand"),
     (
-        re.compile(rf"{_START}(\d+\.\d+|\d\d+|[124-9])([MB])(?= (?:people|(?!was|is|has|as)[a-z]+s)\b)"),
+        re.compile(rf"{START}(\d+\.\d+|\d\d+|[124-9])([MB])(?= (?:people|(?!was|is|has|as)[a-z]+s)\b)"),
         lambda m: f"{number(m[1])} {SCALES[m[2]]}",
     ),
-    (re.compile(rf"{_START}({_NUMBER})(?:[eE]([+-])|e)(\d{{1,3}})(?!\w)"), _power),
-    (re.compile(r"(?<=\d)\s?[-−–]\s?(?=\d+(?:\.\d+)?\s?=)"), lambda _: " minus "),
+    *FIRST_SIGN_RULES,
     (re.compile(r"(?<=\d) [-–] (?=\d)"), _spaced_range),
-    (re.compile(rf"(?:{_RANGE})[-–](?=[$£€¥]?\.?\d)|(?<=[apAP][mM]) [-–] (?=\d)"), lambda _: " to "),
-    (re.compile(rf"{_START}(\d{{1,3}}):(\d{{1,3}})(?![\d:])"), lambda m: f"{number(m[1])} to {number(m[2])}"),
+    (re.compile(rf"(?:{_RANGE})[-–~～](?=[$£€¥]?\.?\d)|(?<=[apAP][mM]) [-–] (?=\d)"), _glued_range),
+    (re.compile(rf"{START}(\d{{1,3}}):(\d{{1,3}})(?![\d:])"), lambda m: f"{number(m[1])} to {number(m[2])}"),
     (re.compile(r"#(?=\d)"), lambda _: "number "),
     (re.compile(r"(?<![\w#])#(?=[A-Za-z])"), lambda _: "hashtag "),
     (re.compile(rf"\b({_any(LABELS)})\.\s?(?=\d)"), lambda m: f"{LABELS[m[1]]} "),
-    (
-        re.compile(r"(?<=\d)\s?([+=×*÷^≠<>≤≥])\s?(?=-?[$£€]?\d)|(?<=\w) ([+=×÷]) (?=\w)|(?<=\w)(=)(?=\w)"),
-        lambda m: f" {MATHS[m[1] or m[2] or m[3]]} ",
-    ),
-    (re.compile(r"(?<=[\d%])\+(?!\w)"), lambda _: " plus"),
-    (re.compile(r"(?<![\w<>=-])([~≈±<>≤≥+№§])\s?(?=[$£€]?\.?\d)"), lambda m: f"{BEFORE_NUMBER[m[1]]} "),
-    (re.compile(rf"(?<![\w.])(?P<minus>(?<![\w)%°])[-−])?(?P<number>{_NUMBER})"), _plain),
-    (re.compile(r"(\d+)(s\b)?"), _inside_name),
+    *SIGN_RULES,
+    (re.compile(rf"(?<![\w.])(?P<minus>(?<![\w)%°])[-−])?(?P<number>{NUMBER})"), _plain),
+    (re.compile(r"(\d+(?:\.\d+)?)(s\b)?"), _inside_name),
     (re.compile(r"(?<=\d)[,/](?=\d)"), lambda _: ", "),
-    (re.compile(r"(?<=[^\W\d_])([²³])"), lambda m: " squared" if m[1] == "²" else " cubed"),
     (re.compile(rf"\b(Mr|Mrs|Dr|Prof|St)\b\.?(?= [A-Z])|\b({_any(TITLES)})\.(?= [A-Z])"), _titled),
     (re.compile(r"\be\.g\.,?|\bi\.e\.,?"), lambda m: "for example," if m[0].startswith("e") else "that is,"),
     (re.compile(r"\bvs\b(?!\.)"), lambda _: "versus"),

@@ -7,12 +7,11 @@ from __future__ import annotations
 import re
 
 from f5_worker.english_forms import MONTHS
-from f5_worker.english_numbers import cardinal, ordinal, pairs, plural
+from f5_worker.english_numbers import START, cardinal, ordinal, pairs, plural
 from f5_worker.rewrite import Rule
 
 Match = re.Match[str]
 
-_START = r"(?<![\w.,:/])"
 _MONTH = "|".join(MONTHS) + "|" + "|".join(rf"{name[:3]}\b\.?" for name in MONTHS if name != "May") + r"|Sept\b\.?"
 _TH = "(?:st|nd|rd|th)?"
 _END = r"(?![\w/-]|\.\d)"
@@ -32,6 +31,12 @@ def _time(match: Match) -> str | None:
 def _duration(*parts: int) -> str:
     named = [f"{cardinal(part)} {name}{'s' * (part != 1)}" for part, name in zip(parts, ("hour", "minute", "second"), strict=True) if part]
     return " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named) or "zero seconds"
+
+
+def _lasting(match: Match) -> str | None:
+    """1h 30m, 1h 30m 5s, 3m 20s."""
+    parts = [int(part or 0) for part in match.groups()]
+    return _duration(*parts) if max(parts[1:]) < 60 else None
 
 
 def _minute(hour: int, minute: int) -> str:
@@ -90,7 +95,12 @@ def _decade(match: Match) -> str | None:
     return f"{cardinal(int(century))} {plural(cardinal(int(tens)))}" if century else plural(cardinal(int(tens)))
 
 
+_LASTING = (
+    r"(\d{1,3}) ?(?:hrs?|h) ?(\d{1,2}) ?(?:mins?|m)(?: ?(\d{1,2}) ?(?:secs?|s))?(?!\w)",
+    r"()(\d{1,2})(?: ?mins?|m) ?(\d{1,2})(?: ?secs?|s)(?!\w)",
+)
 DATE_RULES: list[Rule] = [
+    *((re.compile(START + lasting), _lasting) for lasting in _LASTING),
     (re.compile(r"\b(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d)(?::\d\d(?:\.\d{1,9})?)?(Z\b)?(?![\d:])"), _stamp),
     (re.compile(rf"(?<![\w/.-])(\d{{4}})([-/.])(\d\d?)\2(\d\d?){_END}"), lambda m: _date(int(m[3]), int(m[4]), m[1])),
     (re.compile(rf"(?<![\w/.-])(\d{{1,2}})([-/.])(\d{{1,2}})\2(\d{{4}}){_END}"), _numeric_date),
@@ -102,7 +112,7 @@ DATE_RULES: list[Rule] = [
     ),
     (
         re.compile(
-            rf"{_START}(?P<the>(?<=\b[Tt]he ))?(?P<day>\d{{1,2}}){_TH}(?:\s?[-–]\s?(?P<until>\d{{1,2}}){_TH})?(?: of)? (?P<month>{_MONTH})"
+            rf"{START}(?P<the>(?<=\b[Tt]he ))?(?P<day>\d{{1,2}}){_TH}(?:\s?[-–]\s?(?P<until>\d{{1,2}}){_TH})?(?: of)? (?P<month>{_MONTH})"
             r"(?:,? (?P<year>\d{4}))?(?!\w)"
         ),
         _day_month,
@@ -112,11 +122,11 @@ DATE_RULES: list[Rule] = [
     (re.compile(rf"\b({_MONTH}) (\d{{4}})(?!\w)"), lambda m: f"{MONTHS[_month_number(m[1]) - 1]} {pairs(int(m[2]))}"),
     (
         re.compile(
-            rf"{_START}(?P<hour>\d{{1,2}})(?P<mark>[:.])(?P<minute>\d\d)(?::(?P<second>\d\d))?(?:\s?(?P<half>[AaPp])(?:\.[Mm]\b\.?|[Mm]\b\.?))?(?![\d:])"
+            rf"{START}(?P<hour>\d{{1,2}})(?P<mark>[:.])(?P<minute>\d\d)(?::(?P<second>\d\d))?(?:\s?(?P<half>[AaPp])(?:\.[Mm]\b\.?|[Mm]\b\.?))?(?![\d:])"
         ),
         _time,
     ),
-    (re.compile(rf"{_START}(\d{{1,2}})\s?([AaPp])(?:\.[Mm]\b\.?|[Mm]\b\.?)"), lambda m: f"{cardinal(int(m[1]))} {m[2].lower()}.m."),
+    (re.compile(rf"{START}(\d{{1,2}})\s?([AaPp])(?:\.[Mm]\b\.?|[Mm]\b\.?)"), lambda m: f"{cardinal(int(m[1]))} {m[2].lower()}.m."),
     (re.compile(r"\b0(\d)00(?= hours\b)"), lambda m: f"oh {cardinal(int(m[1]))} hundred"),
     (re.compile(r"(?<![\w.])['’]?(?P<century>1[1-9]|20)?(?P<tens>\d0)['’]?s\b"), _decade),
 ]

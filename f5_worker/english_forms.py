@@ -22,6 +22,7 @@ CURRENCIES = {
     "$": _DOLLAR, "£": _POUND, "€": _EURO, "¥": _YEN, "₹": _RUPEE, "₩": ("won", "won", "jeon", "jeon"),
     "₽": ("ruble", "rubles", "kopeck", "kopecks"), "₿": ("bitcoin", "bitcoins", "", ""),
     "US$": _dollars_of("US"), "A$": _dollars_of("Australian"), "C$": _dollars_of("Canadian"), "HK$": _dollars_of("Hong Kong"),
+    "CA$": _dollars_of("Canadian"), "AU$": _dollars_of("Australian"), "R$": ("real", "reais", "centavo", "centavos"),
     "NZ$": _dollars_of("New Zealand"), "USD": _dollars_of("US"), "AUD": _dollars_of("Australian"), "CAD": _dollars_of("Canadian"),
     "GBP": _POUND, "EUR": _EURO, "JPY": _YEN, "INR": _RUPEE, "CNY": ("yuan", "yuan", "fen", "fen"), "RMB": ("yuan", "yuan", "fen", "fen"),
     "CHF": ("Swiss franc", "Swiss francs", "centime", "centimes"), "¢": ("cent", "cents", "", ""),

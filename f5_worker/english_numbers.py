@@ -1,10 +1,22 @@
 """English number words, as an American speaker reads them: without "and"."""
 
-# ruff: noqa: SIM905 - lists of words read better as text
+# ruff: noqa: RUF001, SIM905 - other dashes are meant; lists of words read better as text
 
 from __future__ import annotations
 
 import re
+
+# How numbers are written: 1,234 and 1,00,000, 10 000 and 1 234 567, .5; with a decimal comma 3,5 and 1.234,56.
+_INT = (
+    r"(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d{1,2}(?:,\d\d)+,\d{3}(?!,?\d)"
+    r"|\d{1,3}(?: 000){1,4}(?! ?\d)|(?<!\d )[1-9]\d{0,2}(?: \d{3}){2,4}(?! ?\d)|\d+)"
+)
+NUMBER = rf"(?:{_INT}(?:\.\d+)?|(?<!\w)\.\d+)"
+WITH_COMMA = r"(?:\d{1,3}(?:\.\d{3})+|\d+),\d{1,2}(?!\d|[,.]\d)"
+AMOUNT = rf"(?:{WITH_COMMA}|{NUMBER})"  # of money or in a unit; 3,5 alone may be a list
+START = r"(?<![\w.,:/])"
+MINUS = r"(?P<minus>(?<![\w)%°])[-−])?"
+ONE = r"(?P<one>(?<=\ba )|(?<=\bA )|(?<=\ban ))?"  # a five dollar bill
 
 _SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
@@ -50,6 +62,13 @@ def number(text: str) -> str:
     whole, _, fraction = re.sub("[, ]", "", text).partition(".")
     said = digits(whole) if len(whole) > _MOST_DIGITS or re.match("0.", whole) else cardinal(int(whole)) if whole else ""
     return f"{said} point {digits(fraction)}".lstrip() if fraction else said
+
+
+def with_stop(amount: str) -> str:
+    """Without marks between the thousands, and with a stop before the fraction."""
+    if re.fullmatch(WITH_COMMA, amount):
+        amount = amount.replace(".", "").replace(",", ".")
+    return re.sub("[, ]", "", amount)
 
 
 def code(text: str) -> str:

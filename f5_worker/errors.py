@@ -12,15 +12,18 @@ from typing import ClassVar
 class WorkerError(Exception):
     """Base of every error that the worker raises on purpose. `str()` is safe to show to a client.
 
-    A subclass names its code, and `retryable` where that is not its base's.
+    A subclass names its code, and `retryable` and `worn_out` where they are not its base's. After an error that is `worn_out` the platform
+    replaces the worker.
     """
 
     code: ClassVar[str] = "INTERNAL"
     retryable: ClassVar[bool] = False
+    worn_out: ClassVar[bool] = False
 
-    def __init_subclass__(cls, *, code: str | None = None, retryable: bool | None = None) -> None:
+    def __init_subclass__(cls, *, code: str | None = None, retryable: bool | None = None, worn_out: bool | None = None) -> None:
         cls.code = code or cls.code
         cls.retryable = cls.retryable if retryable is None else retryable
+        cls.worn_out = cls.worn_out if worn_out is None else worn_out
 
     def __str__(self) -> str:
         return f"{self.code}: {self.args[0] if self.args else type(self).__name__}"
@@ -220,10 +223,17 @@ class EngineError(WorkerError, code="ENGINE_FAILED"):
     """
 
 
-class OutOfMemory(EngineError, code="OUT_OF_MEMORY", retryable=True):
+class OutOfMemory(EngineError, code="OUT_OF_MEMORY", retryable=True, worn_out=True):
     """The GPU or the machine ran out of memory. The worker is replaced.
 
     Send the job again with less text or a shorter reference, or use a larger GPU.
+    """
+
+
+class DeviceFailed(EngineError, code="DEVICE_FAILED", retryable=True, worn_out=True):
+    """CUDA failed while it computed, and nothing that comes later can be computed in the same process. The worker is replaced.
+
+    Send the job again; when it stays, the worker's log has the cause under the job's id.
     """
 
 

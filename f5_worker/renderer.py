@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from f5_worker import device
 from f5_worker.audio import Samples
 from f5_worker.backend import Backend
-from f5_worker.errors import Cancelled, EngineError, OutOfMemory
+from f5_worker.errors import Cancelled, DeviceFailed, EngineError, OutOfMemory
 from f5_worker.manifest import ModelSpec
 from f5_worker.passes import Pass, reference_text
 from f5_worker.speech import Options
@@ -23,8 +24,6 @@ from f5_worker.upstream import Upstream
 from f5_worker.weights import Vocoder
 
 Rendered = tuple[torch.Tensor, Samples]  # mel (1, mels, frames) in float32, wave
-
-_OUT_OF_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # torch has no type for these
 
 # CFM.sample draws its noise from torch's global generator: seeding and drawing must not interleave with another job's.
 _generator_lock = threading.Lock()
@@ -48,7 +47,7 @@ class Renderer:
 
         Raises:
             Cancelled: `cancelled`, asked before every step of the solver, said so.
-            OutOfMemory, EngineError: the model failed.
+            OutOfMemory, DeviceFailed, EngineError: the model failed.
         """
         with _generator_lock:
             if cancelled():
@@ -57,8 +56,9 @@ class Renderer:
             try:
                 return self._render(passes, options)
             except (RuntimeError, AssertionError) as exc:
-                if not _out_of_memory(exc):
-                    raise EngineError(f"the model failed: {type(exc).__name__}") from exc
+                if not device.out_of_memory(exc):
+                    kind = DeviceFailed if device.broken(exc) else EngineError
+                    raise kind(f"the model failed: {type(exc).__name__}") from exc
             finally:
                 self._cancelled = None
                 self._cfm.transformer.clear_cache()  # an aborted pass leaves its text embedding there
@@ -136,10 +136,6 @@ def _embed_texts_apart(transformer: Any, _args: object, inputs: Mapping[str, Any
     for name, drop in (("text_cond", False), ("text_uncond", True)):
         embedded = [transformer.text_embed(text, seq_len=frames, drop_text=drop)[0] for text, frames in alone]
         setattr(transformer, name, pad_sequence(embedded, batch_first=True))
-
-
-def _out_of_memory(exc: Exception) -> bool:
-    return isinstance(exc, torch.cuda.OutOfMemoryError) or any(said in str(exc) for said in _OUT_OF_MEMORY)
 
 
 def _finite(samples: Samples) -> Samples:

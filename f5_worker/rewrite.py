@@ -50,7 +50,7 @@ class Rewritten:
 
 
 def apply(text: str, rules: Sequence[Rule]) -> Rewritten:
-    """Rewrite the text by the rules; an earlier rule keeps its span from later ones."""
+    """Rewrite the text by the rules; an earlier rule keeps its span from later ones, which go on behind it."""
     claims: list[Claim] = []
     for pattern, speak in rules:
         claims = sorted([*claims, *_new_claims(text, pattern, speak, claims)])
@@ -58,12 +58,18 @@ def apply(text: str, rules: Sequence[Rule]) -> Rewritten:
 
 
 def _new_claims(text: str, pattern: re.Pattern[str], speak: Speak, claims: Sequence[Claim]) -> list[Claim]:
-    found = []
-    for match in pattern.finditer(text):
+    found: list[Claim] = []
+    at = 0
+    while match := pattern.search(text, at):
         start, end = match.span()
-        at = bisect_right(claims, (start, end + 1))
-        if (at == 0 or claims[at - 1][1] <= start) and (at == len(claims) or claims[at][0] >= end):
-            words = speak(match)
-            if words is not None:
-                found.append((start, end, words))
+        at = max(end, start + 1)
+        index = bisect_right(claims, (start, end + 1))
+        if index and claims[index - 1][1] > start:
+            at = max(claims[index - 1][1], start + 1)
+        elif index < len(claims) and claims[index][0] < end:
+            at = claims[index][1]
+        elif (words := speak(match)) is not None:
+            found.append((start, end, words))
+        if at > len(text):
+            break
     return found

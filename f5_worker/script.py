@@ -20,6 +20,7 @@ _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # ka
 # What a subtitle can show alone: a word, or a character of these scripts.
 _TOKEN = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 _SINGLE = re.compile(f"[{_UNSPACED}]")
+_UNASSIGNED = frozenset({"Cn", "Co", "Cs"})  # a newer Unicode's, private, halves of pairs: texts.clean makes spaces of them
 
 
 @dataclass(frozen=True)
@@ -202,17 +203,25 @@ def _belongs(spoken: Rewritten, group: tuple[int, int], match: re.Match[str]) ->
 
 
 def _left_out(text: str, cleaned: Rewritten, chunks: list[Chunk], *, tags: bool) -> list[tuple[str, str]]:
-    """Signs between two pauses, or so many that they fill a chunk, with no word to go with; marks of punctuation are not missed."""
+    """Signs between two pauses, or so many that they fill a chunk, with no word to go with, and what is no character of Unicode's.
+
+    Marks of punctuation are not missed.
+    """
     used = bytearray(len(text))
     sent_tags = [cleaned.source(*match.span()) for match in _TAG.finditer(cleaned.text)] if tags else []
     for start, end in [*sent_tags, *((span.start, span.end) for chunk in chunks for span in chunk.spans)]:
         used[start:end] = b"\1" * (end - start)
-    found: dict[str, list[int]] = {}
+    apart: dict[str, list[int]] = {}
+    unassigned: dict[str, list[int]] = {}
     for at, char in enumerate(text):
-        if not used[at] and unicodedata.category(char).startswith("S"):
-            found.setdefault(char, []).append(at)
-    message = f"these characters stand apart from any word and are left out: {texts.listed(found)}"
-    return [("CHARACTERS_LEFT_OUT", message)] if found else []
+        category = unicodedata.category(char)
+        if category in _UNASSIGNED:
+            unassigned.setdefault(char, []).append(at)
+        elif not used[at] and category.startswith("S"):
+            apart.setdefault(char, []).append(at)
+    reasons = (("stand apart from any word", apart), (f"have no meaning in Unicode {unicodedata.unidata_version}", unassigned))
+    left_out = [f"these characters {why} and are left out: {texts.listed(found)}" for why, found in reasons if found]
+    return [("CHARACTERS_LEFT_OUT", message) for message in left_out]
 
 
 def _of_numbers(chunks: list[Chunk], language: str | None) -> list[tuple[str, str]]:

@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from f5_worker import __version__, casting, library, logs, openai_api, outputs, request
-from f5_worker.errors import EngineError, InternalError, OutOfMemory, RequestError, StoreError, WorkerError
+from f5_worker import __version__, casting, device, library, logs, openai_api, outputs, request
+from f5_worker.errors import DeviceFailed, EngineError, InternalError, OutOfMemory, RequestError, StoreError, WorkerError
 from f5_worker.fields import Worker
 from f5_worker.guard import GuardedStore
 from f5_worker.jobs import Channel, InlineRoom, Job, Result, Runtime, coded, in_thread
@@ -191,7 +191,8 @@ _WITHOUT_MODEL: dict[type, Callable[[Runtime, Any], Result]] = {
 def _unexpected(error: Exception) -> WorkerError:
     if isinstance(error, MemoryError):
         return OutOfMemory("the worker ran out of memory; send the job again with less text")
-    wrapped = InternalError("the worker failed; its log has the cause under this job's id")
+    kind = DeviceFailed if device.broken(error) else InternalError
+    wrapped = kind("the worker failed; its log has the cause under this job's id")
     wrapped.__cause__ = error
     return wrapped
 
@@ -205,8 +206,8 @@ def _failure(error: WorkerError) -> Result:
         log.error("job.end outcome=failed error=%r", str(error), exc_info=error if defect else None)
     said = f"{error.code}: {_STORE_FAILED}" if isinstance(error, StoreError) else str(error)  # theirs names keys of the bucket
     payload: Result = {"error": said, "details": {"code": error.code, "retryable": error.retryable}}
-    # Memory that a failed allocation left fragmented does not come back: the platform replaces the worker.
-    return payload | (_WORN_OUT if isinstance(error, OutOfMemory) else {})
+    # Memory that a failed allocation left fragmented does not come back, nor does a CUDA context after an illegal access.
+    return payload | (_WORN_OUT if error.worn_out else {})
 
 
 _WORN_OUT = {"refresh_worker": True}

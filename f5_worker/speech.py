@@ -59,7 +59,7 @@ class Part:
 
     samples: Samples  # mono; may be empty
     segments: list[Segment]  # whose audio is complete with this part
-    warnings: Warnings  # what is known before the first sample in the first part, the rest in the last
+    warnings: Warnings  # what is known before the first sample in the first part, the rest when it is known
 
 
 @dataclass(frozen=True)

@@ -31,18 +31,24 @@ _SENTENCE = re.compile(
 )
 _CLAUSE = re.compile(rf"(?:[,;:]{_CLOSERS}(?=\s|[{_NO_SPACES}])|[，；：、،؛]{_CLOSERS}|\s[–—-](?=\s)|—|(?=\n))\s*")
 _WORD = re.compile(r"\s+")
-# Never the end of a sentence; those in _MAYBE_END are one when a capital follows.
+# Never the end of a sentence, but for those of the next four kinds.
 _ABBREVIATIONS = frozenset(
     re.findall(
         r"\S+",
         """
-        mr mrs ms dr prof st mt gen col capt lt sgt rev hon gov sen rep pres vs no nos fig figs vol pp eq sec ch e.g i.e cf al approx
-        dept est jan feb mar apr jun jul aug sep sept oct nov dec mon tue wed thu fri sat sun z.b d.h u.a bzw ca nr str hr fr
-        mme mlle m sra srta ud uds u.s u.k т.е т.д т.п г ул др p.ej
+        mr mrs ms dr prof mt capt lt sgt pres vs e.g i.e cf al approx dept est z.b d.h u.a bzw ca str hr fr mme mlle m sra srta ud uds
+        u.s u.k т.е т.д т.п г ул др p.ej
         """,
     )
 )
-_MAYBE_END = frozenset({"etc", "inc", "ltd", "co", "corp", "bros", "jr", "sr", "a.m", "p.m", "usw"})
+_TITLES = frozenset({"St", "Gen", "Col", "Rev", "Hon", "Gov", "Sen", "Rep"})  # with a small letter some of them are words
+_BEFORE_NUMBER = frozenset({"no", "nos", "nr", "fig", "figs", "vol", "pp", "eq", "sec", "ch"})  # without one, too
+_OF_DATES = frozenset(
+    {"jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec", "mon", "tue", "wed", "thu", "fri", "sat", "sun"}
+)
+_MAYBE_END = frozenset({"etc", "inc", "ltd", "co", "corp", "bros", "jr", "sr", "a.m", "p.m", "usw"})  # when a capital follows
+_NUMERAL = re.compile(r"\d|(?:[IVXLC]{2,}|[VX])\b")
+_FIRST_WORD = re.compile(r"[^\W\d_]{1,5}\b")
 _LAST_WORD = re.compile(r"([^\s(\[\"“'‘«]+)\.$")
 
 
@@ -237,13 +243,24 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     if match[0] == "\n":
         return not follows.islower()  # else a line that was wrapped
     word = _LAST_WORD.search(text[max(0, match.start() - 20) : match.start() + 1])
-    last = word[1].lower() if word else ""
+    written = word[1] if word else ""
+    last = written.lower()
     if match[0].startswith(".."):
         return not follows.islower()
     if last in _MAYBE_END:
         return follows.isupper()
+    if written in _TITLES or (last in _BEFORE_NUMBER | _OF_DATES and _goes_on(last, text, match.end())):
+        return False
     initial = len(last) == 1 and last.isalpha() and last != "i"
     return not (initial or last in _ABBREVIATIONS or follows.islower())
+
+
+def _goes_on(last: str, text: str, at: int) -> bool:
+    """Whether a number follows, or a month after a day: no. 5, vol. II, Sun. Jan. 5."""
+    if last in _BEFORE_NUMBER:
+        return _NUMERAL.match(text, at) is not None
+    follows = _FIRST_WORD.match(text, at)
+    return text[at : at + 1].isdecimal() or (follows is not None and follows[0].lower() in _OF_DATES)
 
 
 def _split_clauses(text: str) -> list[str]:

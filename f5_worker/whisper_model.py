@@ -16,10 +16,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from f5_worker import audio
+from f5_worker import audio, device
 from f5_worker.audio import Samples
 from f5_worker.backend import Backend
-from f5_worker.errors import OutOfMemory, TranscriberUnavailable
+from f5_worker.errors import DeviceFailed, OutOfMemory, TranscriberUnavailable
 from f5_worker.manifest import TranscriberSpec
 from f5_worker.whisper_tokens import load_tokens
 
@@ -143,5 +143,9 @@ def _computing() -> Iterator[None]:
     try:
         with torch.inference_mode():
             yield
-    except torch.OutOfMemoryError as exc:
-        raise OutOfMemory("the GPU's memory does not hold the transcriber: pass ref_text and ask for no word timestamps") from exc
+    except RuntimeError as exc:
+        if device.out_of_memory(exc):
+            raise OutOfMemory("the GPU's memory does not hold the transcriber: pass ref_text and ask for no word timestamps") from exc
+        if device.broken(exc):
+            raise DeviceFailed(f"the transcriber failed: {type(exc).__name__}") from exc
+        raise

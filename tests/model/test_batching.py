@@ -89,6 +89,7 @@ def test_batch_that_does_not_fit_the_memory_is_halved_once(batched: Engine, voic
     monkeypatch.setattr(batched._cfm, "sample", short_of_memory)
     speech = speak(batched, LONG, voice, ONE_STEP)
     assert sizes == [1, 1, 2, 4, 2, 2]
+    assert "4 chunks at once" in dict(speech.warnings)["MEMORY_HALVED"]
     assert speech.segments == expected.segments
     np.testing.assert_allclose(speech.samples, expected.samples, atol=1e-4)
 

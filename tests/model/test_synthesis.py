@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from f5_worker.engine import Engine, Passage
-from f5_worker.errors import Cancelled, EngineError, OutOfMemory, TextEmpty, TextTooLong
+from f5_worker.errors import Cancelled, DeviceFailed, EngineError, OutOfMemory, TextEmpty, TextTooLong
 from f5_worker.passes import max_chunk_bytes
 from f5_worker.post import integrated_lufs
 from f5_worker.reference import Voice
@@ -147,9 +147,16 @@ def test_known_scripts_give_no_warning(engine: Engine, voice: Voice) -> None:
     )
 
 
-def test_step_count_without_a_schedule_is_a_warning(engine: Engine, voice: Voice) -> None:
-    assert [code for code, _ in speak(engine, "Hello there.", voice, replace(OPTIONS, nfe_step=3)).warnings] == ["NFE_NOT_PRUNED"]
-    assert speak(engine, "Hello there.", voice, replace(OPTIONS, nfe_step=7)).warnings == []
+@pytest.mark.parametrize("steps", [1, 3, 8, 17, 24, 31, 33, 64])
+def test_step_count_without_a_schedule_is_a_warning(engine: Engine, voice: Voice, steps: int) -> None:
+    [(code, message)] = speak(engine, "Hello there.", voice, replace(OPTIONS, nfe_step=steps)).warnings
+    assert code == "NFE_NOT_PRUNED"
+    assert f"nfe_step {steps} has no pruned schedule" in message
+
+
+@pytest.mark.parametrize("steps", [5, 6, 7, 10, 12, 16, 32])
+def test_step_count_with_a_schedule_is_no_warning(engine: Engine, voice: Voice, steps: int) -> None:
+    assert speak(engine, "Hello there.", voice, replace(OPTIONS, nfe_step=steps)).warnings == []
 
 
 @pytest.mark.parametrize(
@@ -194,12 +201,17 @@ def test_out_of_memory_speaks_the_chunk_in_two_halves(engine: Engine, voice: Voi
     monkeypatch.setattr(engine._cfm, "sample", sample)
     speech = speak(engine, SENTENCE, voice)
     assert [segment.text for segment in speech.segments] == [SENTENCE.strip()]
+    assert "said in 2 parts" in dict(speech.warnings)["MEMORY_HALVED"]
     assert len(asked) == 3
     assert max(asked[1:]) < asked[0]
     assert len(speech.samples) == pytest.approx(len(speak(engine, SENTENCE, voice).samples), abs=256)
 
 
-@pytest.mark.parametrize("message", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `it`"])
+@pytest.mark.parametrize(
+    "message",
+    ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `it`", "cuFFT error: CUFFT_ALLOC_FAILED",
+     "cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"],
+)  # fmt: skip
 def test_out_of_memory_of_cuda_and_its_libraries_is_out_of_memory(
     engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch, message: str
 ) -> None:
@@ -258,13 +270,23 @@ def test_pause_is_silence_of_its_length(engine: Engine, voice: Voice) -> None:
     assert not paused.samples[-36_000:].any()
 
 
-def test_failure_of_the_model_is_an_engine_error(engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [("the sizes of the tensors differ", EngineError), ("CUDA error: device-side assert triggered", DeviceFailed),
+     ("CUDA error: an illegal memory access was encountered", DeviceFailed),
+     ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `it`", DeviceFailed),
+     ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", DeviceFailed), ("cuFFT error: CUFFT_EXEC_FAILED", DeviceFailed)],
+)  # fmt: skip
+def test_failure_of_the_model_is_an_engine_error_and_one_of_cuda_wears_the_worker_out(
+    engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch, message: str, kind: type[EngineError]
+) -> None:
     def sample(**_: object) -> None:
-        raise RuntimeError("CUDA error: device-side assert triggered")
+        raise RuntimeError(message)
 
     monkeypatch.setattr(engine._cfm, "sample", sample)
-    with pytest.raises(EngineError, match="the model failed"):
+    with pytest.raises(EngineError, match="the model failed: RuntimeError") as caught:
         speak(engine, SENTENCE, voice)
+    assert type(caught.value) is kind
 
 
 def test_samples_that_are_not_numbers_are_an_engine_error(engine: Engine, voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:

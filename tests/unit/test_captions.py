@@ -12,7 +12,7 @@ import pytest
 
 from f5_worker import align, captions, request
 from f5_worker.align import AlignedWord
-from f5_worker.errors import Cancelled, EngineError, OutOfMemory, RequestError, TranscriberUnavailable
+from f5_worker.errors import Cancelled, DeviceFailed, EngineError, OutOfMemory, RequestError, TranscriberUnavailable
 from f5_worker.jobs import InlineRoom, Job
 from f5_worker.script import Chunk, Span
 from f5_worker.service import Service
@@ -106,7 +106,10 @@ def test_an_aligner_that_cannot_be_had_is_a_coded_warning():
     assert (result["segments"][0]["text"], "words" in result) == ("One.", False)
 
 
-@pytest.mark.parametrize(("error", "worn_out"), [(OutOfMemory("the GPU is full"), True), (EngineError("no numbers"), False)])
+@pytest.mark.parametrize(
+    ("error", "worn_out"),
+    [(OutOfMemory("the GPU is full"), True), (DeviceFailed("illegal access"), True), (EngineError("no numbers"), False)],
+)
 def test_the_audio_is_delivered_although_aligning_it_failed(error, worn_out, monkeypatch):
     def fail(*_args, **_options):
         raise error

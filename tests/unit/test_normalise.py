@@ -109,7 +109,8 @@ def test_no_text_breaks_the_rules_and_every_span_leads_back(text: str) -> None:
 @pytest.mark.parametrize(
     "piece",
     ["1", "1,", "1.", "1-", "1/", "1:", "$", "a.", "a@", "www.", "A ", "AA ", "1 000", "½", "+1 ", "0 ", "1 ", "12/", "-", "a", "1a", " 1-",
-     "1x", "http://", "a-", "I'", "年1", "1年", "～1", "电话1", "£1-", "1.5.", "Dr. ", "1 1/"],
+     "1x", "http://", "a-", "I'", "年1", "1年", "～1", "电话1", "£1-", "1.5.", "Dr. ", "1 1/",
+     "1元-", "1m-", "甲-1", "1h2m", "3m 2s", "1 380 ", "i7-9", "1%~", "5€-", "x^", "2³", "10⁹", "1:1", "C#8"],
 )  # fmt: skip
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_no_text_makes_the_rules_slow(piece: str, language: str) -> None:

@@ -211,6 +211,18 @@ def test_signs_that_stand_alone_and_are_left_out_are_a_warning(text: str, option
 
 
 @pytest.mark.parametrize(
+    ("text", "listed"),
+    [("Hello \U0001fae9 there \ue000 friend\ue000.", "'\\U0001fae9' at 6; '\\ue000' at 14, 22"),
+     ("\u4ed6\u53eb\U00031350\u5148\u751f\u3002", "'\\U00031350' at 2"), ("A lone \ud800 half.", "'\\ud800' at 7"),
+     ("It is 5\ue000km away.", "'\\ue000' at 7")],
+)  # fmt: skip
+def test_what_is_no_character_of_unicode_is_a_warning(text: str, listed: str) -> None:
+    [(code, message)] = plan(text).warnings
+    assert code == "CHARACTERS_LEFT_OUT"
+    assert message.endswith(f" and are left out: {listed}")
+
+
+@pytest.mark.parametrize(
     "text",
     ["Hello \U0001f600 there.", "Hello. [pause:1s] ... --- !!! [pause:1s] Bye.", "★ Hello.", "It is 2 + 2.", "Hello \U0001f600. [voice:+]"],
 )

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import handler
 from f5_worker import casting, reference, request, speaking
-from f5_worker.errors import Cancelled, EngineError, OutOfMemory, StoreUnavailable
+from f5_worker.errors import Cancelled, DeviceFailed, EngineError, OutOfMemory, StoreUnavailable
 from f5_worker.service import Service
 from f5_worker.settings import Settings
 from f5_worker.transcribe import Transcript
@@ -458,7 +458,9 @@ def test_a_job_without_an_input_or_an_id_gets_an_error_too():
         (OutOfMemory("the GPU has no room for this text"), "OUT_OF_MEMORY", True),
         (MemoryError(), "OUT_OF_MEMORY", True),
         (EngineError("the model gave no numbers"), "ENGINE_FAILED", False),
-        (RuntimeError("/home/x/.cache: CUDA error"), "INTERNAL", False),
+        (DeviceFailed("the model failed: RuntimeError"), "DEVICE_FAILED", True),
+        (RuntimeError("/home/x/.cache: CUDA error: an illegal memory access was encountered"), "DEVICE_FAILED", True),
+        (RuntimeError("/home/x/.cache: no such thing"), "INTERNAL", False),
         (KeyError("x"), "INTERNAL", False),
     ],
 )

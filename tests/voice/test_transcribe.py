@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from f5_worker import reference
-from f5_worker.errors import OutOfMemory, TranscriberUnavailable
+from f5_worker.errors import DeviceFailed, OutOfMemory, TranscriberUnavailable
 from f5_worker.manifest import TranscriberSpec, load_transcriber
 from f5_worker.transcribe import Transcriber, Transcript
 from f5_worker.whisper_model import Whisper
@@ -154,15 +154,22 @@ def test_weights_that_do_not_fit_are_refused_with_what_to_do(damage: str, spec: 
         transcriber_of(spec, bad).transcribe(sound(UTTERANCES[0]), RATE_HZ)
 
 
-def test_out_of_memory_is_told_as_such(transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [(torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory), (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), OutOfMemory),
+     (RuntimeError("CUDA error: device-side assert triggered"), DeviceFailed), (RuntimeError("shapes differ"), RuntimeError)],
+    ids=str,
+)  # fmt: skip
+def test_failure_of_the_device_is_told_as_such(
+    transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch, raised: Exception, kind: type[Exception]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise raised
+
     with transcriber.loaded() as whisper:
-        monkeypatch.setattr(whisper._model.model.encoder, "forward", raise_out_of_memory)
-    with pytest.raises(OutOfMemory, match="pass ref_text"):
+        monkeypatch.setattr(whisper._model.model.encoder, "forward", fail)
+    with pytest.raises(kind):
         transcriber.transcribe(sound(UTTERANCES[0]), RATE_HZ)
-
-
-def raise_out_of_memory(*_: object, **__: object) -> None:
-    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_a_reference_without_text_gets_the_words_that_are_heard(transcriber: Transcriber) -> None:
