@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+_OUT_OF_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # torch has no type for these
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -32,3 +34,8 @@ def choose_backend(flash_attn: str = "auto") -> Backend:
     dtype = torch.float16 if major >= 7 else torch.float32
     flash = flash_attn != "off" and major >= 8 and importlib.util.find_spec("flash_attn") is not None
     return Backend(device, dtype, "flash_attn" if flash else "torch", batched=flash)
+
+
+def is_out_of_memory(exc: Exception) -> bool:
+    """Whether an error of torch says that the device is full."""
+    return isinstance(exc, torch.OutOfMemoryError) or any(said in str(exc) for said in _OUT_OF_MEMORY)

@@ -14,7 +14,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from f5_worker.audio import Samples
-from f5_worker.backend import Backend
+from f5_worker.backend import Backend, is_out_of_memory
 from f5_worker.errors import Cancelled, EngineError, OutOfMemory
 from f5_worker.manifest import ModelSpec
 from f5_worker.passes import Pass, reference_text
@@ -23,8 +23,6 @@ from f5_worker.upstream import Upstream
 from f5_worker.weights import Vocoder
 
 Rendered = tuple[torch.Tensor, Samples]  # mel (1, mels, frames) in float32, wave
-
-_OUT_OF_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # torch has no type for these
 
 # CFM.sample draws its noise from torch's global generator: seeding and drawing must not interleave with another job's.
 _generator_lock = threading.Lock()
@@ -57,7 +55,7 @@ class Renderer:
             try:
                 return self._render(passes, options)
             except (RuntimeError, AssertionError) as exc:
-                if not _out_of_memory(exc):
+                if not is_out_of_memory(exc):
                     raise EngineError(f"the model failed: {type(exc).__name__}") from exc
             finally:
                 self._cancelled = None
@@ -136,10 +134,6 @@ def _embed_texts_apart(transformer: Any, _args: object, inputs: Mapping[str, Any
     for name, drop in (("text_cond", False), ("text_uncond", True)):
         embedded = [transformer.text_embed(text, seq_len=frames, drop_text=drop)[0] for text, frames in alone]
         setattr(transformer, name, pad_sequence(embedded, batch_first=True))
-
-
-def _out_of_memory(exc: Exception) -> bool:
-    return isinstance(exc, torch.cuda.OutOfMemoryError) or any(said in str(exc) for said in _OUT_OF_MEMORY)
 
 
 def _finite(samples: Samples) -> Samples:

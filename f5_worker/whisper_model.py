@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from f5_worker import audio
 from f5_worker.audio import Samples
-from f5_worker.backend import Backend
-from f5_worker.errors import OutOfMemory, TranscriberUnavailable
+from f5_worker.backend import Backend, is_out_of_memory
+from f5_worker.errors import EngineError, OutOfMemory, TranscriberUnavailable
 from f5_worker.manifest import TranscriberSpec
 from f5_worker.whisper_tokens import load_tokens
 
@@ -64,8 +64,11 @@ class Whisper:
             with _computing():
                 state = {name: tensor.to(dtype) for name, tensor in load_file(weights, device=str(backend.device)).items()}
                 lacks, unknown = self._model.load_state_dict(state, strict=False, assign=True)
-        except (SafetensorError, OSError, RuntimeError) as exc:
-            raise TranscriberUnavailable(f"transcriber {self._spec.name}: its weights cannot be used: {type(exc).__name__}: {exc}") from exc
+        except OutOfMemory:
+            raise
+        except (SafetensorError, OSError, EngineError) as exc:
+            why = exc.__cause__ or exc
+            raise TranscriberUnavailable(f"transcriber {self._spec.name}: its weights cannot be used: {type(why).__name__}: {why}") from exc
         if unknown or set(lacks) != {_TIED}:
             raise TranscriberUnavailable(
                 f"transcriber {self._spec.name}: its weights lack {sorted(lacks)[:3]} and have unknown {sorted(unknown)[:3]}"
@@ -140,8 +143,11 @@ def _show_attention(decoder: Any) -> None:
 
 @contextmanager
 def _computing() -> Iterator[None]:
+    """Raises OutOfMemory, EngineError for what torch says of it."""
     try:
         with torch.inference_mode():
             yield
-    except torch.OutOfMemoryError as exc:
-        raise OutOfMemory("the GPU's memory does not hold the transcriber: pass ref_text and ask for no word timestamps") from exc
+    except (RuntimeError, AssertionError, IndexError) as exc:
+        if is_out_of_memory(exc):
+            raise OutOfMemory("the GPU's memory does not hold the transcriber: pass ref_text and ask for no word timestamps") from exc
+        raise EngineError(f"speech recognition failed: {type(exc).__name__}") from exc

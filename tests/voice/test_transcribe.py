@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from f5_worker import reference
-from f5_worker.errors import OutOfMemory, TranscriberUnavailable
+from f5_worker.errors import EngineError, OutOfMemory, TranscriberUnavailable
 from f5_worker.manifest import TranscriberSpec, load_transcriber
 from f5_worker.transcribe import Transcriber, Transcript
 from f5_worker.whisper_model import Whisper
@@ -159,6 +159,22 @@ def test_out_of_memory_is_told_as_such(transcriber: Transcriber, monkeypatch: py
         monkeypatch.setattr(whisper._model.model.encoder, "forward", raise_out_of_memory)
     with pytest.raises(OutOfMemory, match="pass ref_text"):
         transcriber.transcribe(sound(UTTERANCES[0]), RATE_HZ)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"), [("CUDA error: out of memory", OutOfMemory), ("CUDA error: an illegal memory access", EngineError)]
+)
+def test_what_torch_says_is_an_error_with_a_code(
+    transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch, said: str, error: type[EngineError]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(said)
+
+    with transcriber.loaded() as whisper:
+        monkeypatch.setattr(whisper._model.model.encoder, "forward", fail)
+    with pytest.raises(EngineError) as caught:
+        transcriber.transcribe(sound(UTTERANCES[0]), RATE_HZ)
+    assert (type(caught.value), said in str(caught.value)) == (error, False)
 
 
 def raise_out_of_memory(*_: object, **__: object) -> None:
