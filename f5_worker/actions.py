@@ -132,6 +132,8 @@ class VoicesList(Model):
     """Every voice of the library, the built-in one included."""
 
     action: Literal["voices.list"]
+    limit: int = Field(default=1_000, ge=1, le=1_000, description="how many of the library's; the built-in one comes besides")
+    after: VoiceId | None = Field(default=None, description="the `next` of a result that did not hold all: the list goes on there")
 
 
 class VoicesDelete(_OwnVoice):

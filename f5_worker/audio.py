@@ -26,7 +26,7 @@ CONTENT_TYPES = {
     "mp3": "audio/mpeg",
     "opus": "audio/ogg",
     "aac": "audio/aac",
-    "pcm": "audio/L16",  # little-endian here, as every consumer of raw PCM expects
+    "pcm": "audio/pcm",  # as OpenAI's API says; audio/L16 is big-endian (RFC 2586)
 }
 _ANY_RATE_HZ = range(8_000, 48_001)
 _MPEG_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)

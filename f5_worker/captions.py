@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from f5_worker import subtitles
 from f5_worker.casting import loaded_transcriber
 from f5_worker.delivery import File
-from f5_worker.errors import Cancelled, RequestError, WorkerError
+from f5_worker.errors import Cancelled, EngineError, RequestError, WorkerError
 from f5_worker.jobs import Job, Result, Runtime, in_thread
 from f5_worker.speech import Segment, Speech
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from f5_worker.transcribe import Transcriber
 
 log = logging.getLogger(__name__)
+
+# What a defect raises in code that only computes with texts and numbers: the speech that it is about is delivered all the same.
+_DEFECTS = (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RuntimeError, ImportError)
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ async def caption(run: Runtime, job: Job, asked: request.Speech, speech: Speech)
         described["segments"] = [_timed(segment.text, *_seconds(segment, speech)) for segment in speech.segments]
     if words is not None:
         described["words"] = [word for of_segment in words for word in of_segment]
-    return Captions(described, await in_thread(_files, asked.subtitles or [], speech, words))
+    return Captions(described, await in_thread(lambda: list(_files(job, asked.subtitles or [], speech, words))))
 
 
 async def _aligned(run: Runtime, job: Job, asked: request.Speech, speech: Speech) -> list[list[Result]] | None:
@@ -51,7 +54,7 @@ async def _aligned(run: Runtime, job: Job, asked: request.Speech, speech: Speech
     except Cancelled:
         raise
     except WorkerError as error:
-        log.warning("align outcome=unavailable error=%r", str(error))
+        log.warning("align outcome=unavailable error=%r", str(error), exc_info=error if isinstance(error, EngineError) else None)
         job.worn_out |= error.worn_out
         job.warnings.append((error.code, f"there are no word timestamps: {error.message}"))
         return None
@@ -72,7 +75,10 @@ def _align(transcriber: Transcriber, job: Job, asked: request.Speech, speech: Sp
         if job.cancelled.is_set():
             raise Cancelled("the job was stopped")
         spoken = speech.samples[segment.start : segment.end]
-        aligned = align(transcriber, spoken, speech.sample_rate_hz, segment.chunk.spoken, language=language)
+        try:
+            aligned = align(transcriber, spoken, speech.sample_rate_hz, segment.chunk.spoken, language=language)
+        except _DEFECTS as exc:
+            raise EngineError("the words could not be aligned with the audio") from exc
         found.append(list(_written(segment, aligned, texts[segment.passage], segment.start / speech.sample_rate_hz)))
     return found
 
@@ -94,15 +100,22 @@ def _written(segment: Segment, aligned: Sequence[AlignedWord], text: str, offset
             yield _timed(text[span.start : span.end], offset_s + start_s, offset_s + end_s)
 
 
-def _files(formats: Sequence[str], speech: Speech, words: list[list[Result]] | None) -> list[File]:
-    if not formats:
-        return []
-    cues = []
+def _files(job: Job, formats: Sequence[str], speech: Speech, words: list[list[Result]] | None) -> Iterator[File]:
+    """The subtitles; one that cannot be made is a warning."""
+    cues = list(_cues(speech, words)) if formats else []
+    for fmt in dict.fromkeys(formats):
+        try:
+            yield File(subtitles.render(cues, fmt).encode(), fmt, subtitles.CONTENT_TYPES[fmt])
+        except _DEFECTS as error:
+            log.warning("subtitles outcome=failed format=%s", fmt, exc_info=error)
+            job.warnings.append(("SUBTITLES_NOT_DELIVERED", f"{fmt}: they could not be made; the worker's log has the cause"))
+
+
+def _cues(speech: Speech, words: list[list[Result]] | None) -> Iterator[subtitles.Cue]:
     for index, segment in enumerate(speech.segments):
         start_s, end_s = _seconds(segment, speech)
         said = [subtitles.Word(word["text"], word["start_s"], word["end_s"]) for word in words[index]] if words else None
-        cues.append(subtitles.Cue(segment.text, start_s, end_s, said))
-    return [File(subtitles.render(cues, fmt).encode(), fmt, subtitles.CONTENT_TYPES[fmt]) for fmt in dict.fromkeys(formats)]
+        yield subtitles.Cue(segment.text, start_s, end_s, said)
 
 
 def _seconds(segment: Segment, speech: Speech) -> tuple[float, float]:

@@ -29,8 +29,13 @@ async def cast(run: Runtime, asked: Speech) -> dict[str | None, Voice]:
     """Every voice that the request's passages may name, all at once."""
     sources = asked.sources()
     # A voice that is at hand does not wait for recordings of other jobs.
-    started = ((run.on_recording if source.ref_audio else in_thread)(_voice, run, source) for source in sources.values())
-    voices = await asyncio.gather(*started)
+    ways = ((run.on_recording if source.ref_audio else in_thread, source) for source in sources.values())
+    started = [asyncio.ensure_future(way(_voice, run, source)) for way, source in ways]
+    try:
+        voices = await asyncio.gather(*started)
+    finally:
+        for one in started:  # after a failure the others are for nobody: what waits for its turn never runs
+            one.cancel()
     return dict(zip(sources, voices, strict=True))
 
 

@@ -39,6 +39,9 @@ no integer. `null` counts as not given.
 _BELOW_PARTS = """
 Instead of the object a string may stand for a recording (a URL or base64) and for a value of `voices` (an id of the library). A reference
 has 3 to 12 s of clear speech; of a longer one the first 12 s are used, cut at a pause and transcribed.
+
+`s3Config` may also stand beside the job's `input`, where RunPod's clients put it, when the job is a `speech`. In a `batch` it belongs into
+each of the `requests`; the other actions refuse it.
 """
 _RESULT = """
 ## The result of `speech`
@@ -52,6 +55,11 @@ _RESULT = """
 With `timestamps` `word` there are also `"words": [{"text": "$3.50", "start_s": 0.41, "end_s": 1.32}]`, in the words as they were sent.
 `audio` is `{"base64": "…"}` when it travels inline: without a bucket, with `delivery` `inline`, or with a warning when the upload failed.
 Audio over `MAX_INLINE_BYTES` never travels inline; with `inline` and a bucket it comes by URL, with a warning.
+
+A job that is repeated with its `idempotency_key` gets the stored result with `"repeated": true`: everything in it, `id` included, is the
+first job's, and only the URLs are new. Of such jobs at once a worker computes one; on two workers each may compute its own. `action`,
+`model`, `url_expires_in`, `s3Config` and defaults that are written out make no other request of it.
+A job without a `seed` gets one made of its id: when the platform starts a job again, it makes the same audio.
 
 `stream_format` `audio` sends `{"index": 0, "audio": "<base64>"}` over `/stream`, `events` the same with `"type": "speech.audio.delta"` and
 at the end `{"type": "speech.audio.done", "index": …, "parts": …, "size_bytes": …, "sha256": "…"}`. The result comes as without a stream,
@@ -68,7 +76,7 @@ parts, with the warning `MEMORY_HALVED`: it sounds different from the same job w
 | `transcribe` | `{"id", "text", "language", "duration_s", "timings_ms"}` |
 | `voices.create`, `voices.update` | the voice: `{"id", "text", "seconds", "sample_rate", "transcribed", "quality", "warnings", …}` |
 | `voices.get` | the same, with `url` and `expires_at` of the prepared recording |
-| `voices.list` | `{"voices": […]}` |
+| `voices.list` | `{"voices": […]}`; with `next` when there are more: the `after` of the next job |
 | `voices.delete` | `{"id", "deleted": true}` |
 | `outputs.get` | `{"id", "files": {"wav": {"url", "expires_at"}, …}}` |
 | `outputs.delete` | `{"id", "deleted": ["wav", …]}` |
@@ -90,7 +98,8 @@ RunPod hands a call of `https://api.runpod.ai/v2/<endpoint id>/openai/v1/…` to
 |---|---|
 | `/v1/audio/speech` | `speech`; defaults: `mp3`, `inline` (`auto` with `s3Config`); other fields of the job API may stand beside OpenAI's |
 | `/v1/models`, `/v1/models/<id>` | `models.list` |
-| `/v1/audio/voices`, `/v1/audio/voices/<id>` | `voices.list`, `voices.get`; with a body `voices.create`, whose fields are those above |
+| `/v1/audio/voices` | `voices.list`; with a body `voices.create`, whose fields are those above |
+| `/v1/audio/voices/<id>` | `voices.get` |
 
 The result of a queue worker is JSON: `/v1/audio/speech` answers the result above with `"object": "audio.speech"` and the audio in
 `audio.base64`, not bare bytes. With the official client:

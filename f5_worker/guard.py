@@ -16,8 +16,13 @@ OPEN_S = 60.0
 class GuardedStore:
     """A store whose calls fail at once with StoreUnavailable for OPEN_S after one of them hung. Thread-safe."""
 
-    def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store, self._clock = store, clock
+    def __init__(self, store: Store, *, before: Callable[[], object] = lambda: None, clock: Callable[[], float] = time.monotonic) -> None:
+        """Guard a store.
+
+        Args:
+            before: Called before each request to the bucket. Raises StoreError when that must not be made.
+        """
+        self._store, self._before, self._clock = store, before, clock
         self._closed_until = 0.0
 
     def ask_again(self) -> None:
@@ -53,6 +58,7 @@ class GuardedStore:
         if started < self._closed_until:
             raise StoreUnavailable("the bucket did not answer a moment ago and is left alone for a while")
         try:
+            self._before()
             yield
         except StoreUnavailable:
             if self._clock() - started >= SLOW_S:

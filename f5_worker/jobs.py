@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -64,6 +65,11 @@ class Job:
     started: float = field(default_factory=time.monotonic)
     worn_out: bool = False
 
+    @property
+    def seed(self) -> int:
+        """Of a request that has none: a job that the platform hands out twice makes the same bytes under the same key."""
+        return int.from_bytes(hashlib.sha256(self.id.encode(errors="surrogatepass")).digest()[:4]) >> 1
+
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
         start = time.monotonic()
@@ -120,6 +126,12 @@ class Runtime:
 
 def _run_in(pool: ThreadPoolExecutor, work: Callable[..., T], *args: object) -> asyncio.Future[T]:
     return asyncio.get_running_loop().run_in_executor(pool, lambda context: context.run(work, *args), copy_context())
+
+
+def in_context(work: Callable[..., T]) -> Callable[..., T]:
+    """The same work for the threads of another pool, whose logs then name this job."""
+    context = copy_context()
+    return lambda *args: context.copy().run(work, *args)
 
 
 async def in_thread(work: Callable[..., T], *args: Any, **kwargs: Any) -> T:

@@ -10,8 +10,8 @@ from f5_worker.jobs import Result, Runtime
 
 
 def create(run: Runtime, asked: request.VoicesCreate) -> Result:
-    run.saved_voices.check_new(asked.voice, overwrite=asked.overwrite)  # before a recording is fetched and transcribed
     original = casting.recording(run, asked.ref_audio)
+    run.saved_voices.check_new(asked.voice, original, overwrite=asked.overwrite)  # before it is transcribed
     voice = casting.prepare(run, original, asked.ref_text, asked.language)
     return run.saved_voices.create(asked.voice, voice, original, overwrite=asked.overwrite, notes=_notes(asked))
 
@@ -21,8 +21,9 @@ def get(run: Runtime, asked: request.VoicesGet) -> Result:
     return record | run.saved_voices.link(record, asked.url_expires_in or run.settings.url_expires_s)
 
 
-def list_all(run: Runtime, _asked: request.VoicesList) -> Result:
-    return {"voices": run.saved_voices.list()}
+def list_all(run: Runtime, asked: request.VoicesList) -> Result:
+    voices, more = run.saved_voices.list(limit=asked.limit, after=asked.after)
+    return {"voices": voices} | ({"next": more} if more else {})
 
 
 def update(run: Runtime, asked: request.VoicesUpdate) -> Result:

@@ -116,7 +116,7 @@ def _speech(given: Object) -> Object:
 
 def _voices(item: str, given: Object) -> Object:
     if item:
-        return {"action": "voices.get", "id": item}
+        return given | {"action": "voices.get", "id": item}
     return given | {"action": "voices.create"} if given else {"action": "voices.list"}
 
 

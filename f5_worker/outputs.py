@@ -18,7 +18,7 @@ from f5_worker import request
 from f5_worker.delivery import Outbox, signed, stem_of
 from f5_worker.errors import IdempotencyConflict, OutputNotFound, RequestError, StoreCorrupt, StoreError, StoreNotFound
 from f5_worker.guard import GuardedStore
-from f5_worker.jobs import Job, Result, Runtime
+from f5_worker.jobs import Job, Result, Runtime, in_context
 from f5_worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 _MARKER = "memo"  # the extension of what lies beside a job's files and names its stored result
 _READERS = 8
 _MAX_MEMO_BYTES = 24_000_000  # a result with MAX_INLINE_BYTES of audio, in base64
-_NOT_SPOKEN = {"idempotency_key", "s3_config"}  # fields that do not change what is spoken
+# Fields that do not change the result: the worker has one model, and another bucket keeps results of its own.
+_NOT_SPOKEN = {"action", "idempotency_key", "model", "s3_config", "url_expires_in"}
 
 
 def get(run: Runtime, asked: request.OutputsGet) -> Result:
@@ -47,11 +48,21 @@ def delete(run: Runtime, asked: request.OutputsDelete) -> Result:
     if not keys:
         raise _not_found()
     markers = [key for key in keys if _extension(key) == _MARKER]
-    memos = [_memo_key(run.settings, marker.rpartition(".")[0].rpartition(".")[2]) for marker in markers]
+    memos = [key for marker in markers if _leads_to(store, marker, key := _memo_key(run.settings, marker.split(".")[-2]))]
     # A deletion that is cut short can be repeated: what leads to the rest goes last.
     for key in [*memos, *(key for key in keys if key not in markers), *markers]:
         store.delete(key)
     return {"id": asked.id, "deleted": sorted(_extension(key) for key in keys)}
+
+
+def _leads_to(store: GuardedStore, marker: str, memo_key: str) -> bool:
+    """Whether the stored result is the one that the marker names: a later job with the same key may have left another there."""
+    try:
+        return bool(_parsed(store.get(memo_key, max_bytes=_MAX_MEMO_BYTES))["marker"] == marker)
+    except StoreNotFound:
+        return False
+    except StoreCorrupt:
+        return True  # nobody's
 
 
 def _needed(store: GuardedStore | None) -> GuardedStore:
@@ -66,7 +77,7 @@ def _by_days(store: GuardedStore, settings: Settings, job_id: str) -> Iterator[l
     yield _keys_of(store, settings, job_id, today)
     earlier = (today - timedelta(days=ago) for ago in range(1, (today - _first_day(store, settings, today)).days + 1))
     with ThreadPoolExecutor(_READERS) as readers:
-        yield from readers.map(lambda day: _keys_of(store, settings, job_id, day), earlier)
+        yield from readers.map(in_context(lambda day: _keys_of(store, settings, job_id, day)), earlier)
 
 
 def _first_day(store: GuardedStore, settings: Settings, today: date) -> date:
@@ -115,6 +126,9 @@ class Memo:
                 return None
         except StoreNotFound:
             return None
+        except StoreCorrupt as error:
+            log.warning("idempotency outcome=unreadable error=%r", str(error))
+            return None
         except StoreError as error:
             self._unavailable(job, error)
             return None
@@ -122,7 +136,7 @@ class Memo:
             raise IdempotencyConflict("idempotency_key was used for another request: choose a new key, or send that request unchanged")
         result: Result = kept["result"]
         for extension, key in kept["keys"].items():
-            place = result["audio"] if extension == result["format"] else result["subtitles"][extension]
+            place = _place(result, extension)
             place |= signed(self.store, key, expires_s)
         return result | {"repeated": True}
 
@@ -150,8 +164,8 @@ def memo(store: GuardedStore | None, settings: Settings, idempotency_key: str, a
     """
     if store is None:
         raise RequestError("idempotency_key: needs a bucket and this worker has none; leave it out, or set S3_BUCKET")
-    # Only what was given counts: a seed that was drawn differs from job to job.
-    given = asked.model_dump(exclude_unset=True, exclude=_NOT_SPOKEN)
+    # A default that was written out is no other request, and one without a seed is the same one in every job.
+    given = asked.model_dump(exclude_defaults=True, exclude=_NOT_SPOKEN)
     text = json.dumps(given, sort_keys=True, default=_digest)
     name = hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]
     return Memo(store, _memo_key(settings, name), name, hashlib.sha256(text.encode()).hexdigest())
@@ -166,15 +180,23 @@ def _digest(value: object) -> str:
 
 
 def _parsed(raw: bytes) -> Result:
+    """What `Memo.keep` wrote. Raises StoreCorrupt for anything else."""
     try:
         kept = json.loads(raw)
-        texts = all(isinstance(kept[name], str) for name in ("request", "marker"))
-        whole = texts and isinstance(kept["result"]["audio"], dict) and isinstance(kept["keys"], dict)
-    except (ValueError, KeyError, TypeError) as exc:
+        result, keys = kept["result"], kept["keys"]
+        texts = (kept["request"], kept["marker"], result["format"], *keys.values())
+        places = (result["audio"], *(_place(result, extension) for extension in keys))
+        has_audio = result["format"] in keys or "base64" in result["audio"]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
         raise StoreCorrupt("a stored result cannot be read") from exc
-    if not whole:
+    if not has_audio or not all(isinstance(text, str) for text in texts) or not all(isinstance(place, dict) for place in places):
         raise StoreCorrupt("a stored result cannot be read")
     return dict(kept)
+
+
+def _place(result: Result, extension: str) -> Any:
+    """Where the result describes one of its files."""
+    return result["audio"] if extension == result["format"] else result["subtitles"][extension]
 
 
 def _without_urls(value: Any) -> Any:

@@ -10,6 +10,7 @@ import asyncio
 import importlib.metadata
 import logging
 import time
+import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -68,7 +69,8 @@ class Service:
 
         Raises nothing but CancelledError, when the platform stops the job; the computation then ends by itself.
         """
-        running = Job(str(job.get("id", "")), InlineRoom(self._run.settings.max_inline_bytes))
+        own_id = str(job.get("id") or uuid.uuid4())  # a job that has none is no repetition of another one
+        running = Job(own_id, InlineRoom(self._run.settings.max_inline_bytes))
         token = logs.job_id.set(running.id)
         try:
             return await self._settled(running, self._serve(running, job))
@@ -97,7 +99,7 @@ class Service:
         if isinstance(asked, dict) and s3_config is not None:
             asked = {"s3Config": s3_config} | asked
         async with AsyncExitStack() as stack:
-            if self._run.open_channel and job.id:
+            if self._run.open_channel and given.get("id"):
                 job.channel = await stack.enter_async_context(self._run.open_channel(given))
             return await self._act(job, await in_thread(request.parse, asked, self._known))
 

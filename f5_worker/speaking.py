@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ import numpy as np
 from f5_worker import audio, casting, delivery, outputs
 from f5_worker.captions import Captions, caption
 from f5_worker.delivery import File, Outbox
-from f5_worker.errors import DeliveryError, RequestError, StoreError, WorkerError
+from f5_worker.errors import DeliveryError, RequestError, StoreError, StoreUnavailable, WorkerError
 from f5_worker.fetch_url import Network, check, public_addresses
 from f5_worker.guard import GuardedStore
 from f5_worker.jobs import Job, Result, Runtime, coded, in_thread
@@ -57,7 +58,7 @@ async def speak(run: Runtime, job: Job, asked: request.Speech) -> Result:
 
 async def _delivered(run: Runtime, job: Job, asked: request.Speech, store: GuardedStore | None, memo: outputs.Memo | None = None) -> Result:
     """The result, computed."""
-    log.info("job.start chars=%d voice=%s seed=%d", sum(len(p.text) for p in asked.passages()), _voice_kind(asked), asked.seed)
+    log.info("job.start chars=%d voice=%s seed=%d", sum(len(p.text) for p in asked.passages()), _voice_kind(asked), _seed(job, asked))
     job.warnings += asked.warnings
     with job.timed("reference"):
         voices = await casting.cast(run, asked)
@@ -92,7 +93,11 @@ def _store_of(run: Runtime, asked: request.Speech) -> GuardedStore | None:
         raise RequestError("s3Config: this worker uploads to its own bucket only")
     network = Network(loopback=run.settings.loopback_urls)
     target = check(theirs.endpoint_url, network)
-    public_addresses(target, time.monotonic() + ENDPOINT_S, network)  # no way into this network either
+
+    def check_address() -> None:  # no way into this network either
+        public_addresses(target, time.monotonic() + ENDPOINT_S, network)
+
+    check_address()
     endpoint_url = f"{target.scheme}://{target.netloc.decode('ascii')}{target.path}".rstrip("/")  # in ASCII, as it was checked
     s3 = S3Settings(
         bucket=theirs.bucket_name,
@@ -102,9 +107,16 @@ def _store_of(run: Runtime, asked: request.Speech) -> GuardedStore | None:
         region=region_of(endpoint_url),
     )
     try:
-        return GuardedStore(run.new_store(s3))
+        return GuardedStore(run.new_store(s3), before=lambda: _or_unavailable(check_address))  # the speech may have taken minutes
     except StoreError as error:
         raise RequestError("s3Config: no store can be asked at the 'endpointUrl'; send one such as https://s3.example.com") from error
+
+
+def _or_unavailable(check_address: Callable[[], None]) -> None:
+    try:
+        check_address()
+    except RequestError as error:
+        raise StoreUnavailable("the name of the request's bucket has no public address any more") from error
 
 
 # --- synthesis ---
@@ -148,20 +160,25 @@ async def _spoken(run: Runtime, job: Job, asked: request.Speech, voices: Voices)
     with job.timed("encode"):
         data = await in_thread(recorder.close)
         sha256 = await in_thread(lambda: hashlib.sha256(data).hexdigest())
-    return _Spoken(Speech(np.concatenate(kept), rate_hz, segments, []), count / rate_hz, data, sha256, streamed)
+    samples = await in_thread(np.concatenate, kept)
+    return _Spoken(Speech(samples, rate_hz, segments, []), count / rate_hz, data, sha256, streamed)
 
 
 async def _parts(run: Runtime, job: Job, asked: request.Speech, voices: Voices, progress: Progress) -> AsyncGenerator[Part, None]:
     """The engine's parts as they come. The GPU slot does not wait for whoever takes them."""
     loop, arrived = asyncio.get_running_loop(), asyncio.Queue[Part | None]()
+    abandoned = threading.Event()  # these parts alone: a batch goes on
     queued = time.monotonic()
+
+    def is_stopped() -> bool:
+        return abandoned.is_set() or job.cancelled.is_set()
 
     def work() -> None:
         job.timings_ms["gpu_wait"] = _ms_since(queued)
-        passages = [Passage(*passage) for passage in asked.passages()]
         try:
+            passages, options = [Passage(*passage) for passage in asked.passages()], _options(job, asked)
             with job.timed("synthesis"):
-                for part in run.engine.stream(passages, voices, _options(asked), cancelled=job.cancelled.is_set, on_chunk=progress.report):
+                for part in run.engine.stream(passages, voices, options, cancelled=is_stopped, on_chunk=progress.report):
                     loop.call_soon_threadsafe(arrived.put_nowait, part)
         finally:
             loop.call_soon_threadsafe(arrived.put_nowait, None)
@@ -173,13 +190,17 @@ async def _parts(run: Runtime, job: Job, asked: request.Speech, voices: Voices, 
         await working
     finally:
         if not working.done():  # nobody takes the parts any more
-            job.cancelled.set()
+            abandoned.set()
             working.cancel()  # while it waits for the slot it never runs; its outcome is asked for by nobody
 
 
-def _options(asked: request.Speech) -> Options:
+def _seed(job: Job, asked: request.Speech) -> int:
+    return job.seed if asked.seed is None else asked.seed
+
+
+def _options(job: Job, asked: request.Speech) -> Options:
     return Options(
-        seed=asked.seed,
+        seed=_seed(job, asked),
         nfe_step=asked.steps,
         cfg_strength=asked.cfg_strength,
         sway_sampling_coef=asked.sway_sampling_coef,
@@ -222,7 +243,7 @@ def _described(run: Runtime, job: Job, asked: request.Speech, spoken: _Spoken) -
         "id": job.id,
         "model": run.settings.model,
         "voice": "reference" if asked.ref_audio else asked.voice or run.settings.default_voice,
-        "seed": asked.seed,
+        "seed": _seed(job, asked),
         "format": asked.response_format,
         "sample_rate": asked.sample_rate or spoken.speech.sample_rate_hz,
         "duration_s": round(spoken.seconds, 3),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -103,9 +102,8 @@ class Speech(Model):
     duration: Annotated[float, Field(ge=0.1, le=3_600.0)] | None = Field(
         default=None, description="seconds that the speech takes; excludes `speed` and `remove_silence`"
     )
-    seed: Seed = Field(
-        default_factory=lambda: secrets.randbelow(2**31),
-        description="same request, seed and machine: same audio; always in the result; default: drawn",
+    seed: Seed | None = Field(
+        default=None, description="same request, seed and machine: same audio; always in the result; default: made of the job's id"
     )
     quality: Literal["fast", "balanced", "high"] | None = Field(default=None, description="`nfe_step` 7, 16 or 32; excludes `nfe_step`")
     nfe_step: int = Field(default=32, ge=1, le=64, description="solver steps: quality against time; 7 and 16 have tuned schedules")

@@ -1,13 +1,17 @@
 """The objects of one voice in the bucket, under `<voices prefix><id>/`.
 
-    original-<sha256>.<ext>     what the client sent
-    reference-<sha256>.wav      the prepared recording: mono, 24 kHz, edges trimmed
+    original-<version>.<ext>    what the client sent
+    reference-<version>.wav     the prepared recording: mono, 24 kHz, edges trimmed
     voice.json                  names both; written last and deleted first
 
-The voice is what its voice.json names, and no version writes over the recordings of another one: an overwrite that breaks off leaves the
-old voice or the new one. There are no conditional writes (docs/decisions/0005): of workers that change one voice at once the last wins, and
-each looks afterwards whether what stands is whole. One gap is left: an update that hangs between two requests while another worker
-overwrites the voice takes it away, and says so.
+The voice is what its voice.json names. A version is a random id that every attempt to write the voice draws anew, so no worker writes over
+or deletes the recordings of an attempt that it has not seen: an overwrite that breaks off leaves the old voice or the new one. Recordings
+that it had put before its voice.json are then named by nobody, and lie there until the voice is deleted.
+
+There are no conditional writes (docs/decisions/0005): of workers that change one voice at once the last wins, and each looks afterwards
+whether what stands is whole and no version that it has replaced. One gap is left: an update that hangs between reading and writing the
+voice.json until another worker has overwritten the voice and looked for the last time; the update finds the old recordings gone, takes the
+voice away, and says so.
 """
 
 from __future__ import annotations
@@ -42,6 +46,13 @@ class VoiceFolder:
     def exists(self) -> bool:
         return self.store.head(self.path + "voice.json") is not None
 
+    def holds_other(self, original: bytes) -> bool:
+        """Whether a voice is here that was made of another recording."""
+        if not self.exists():
+            return False
+        standing = self._standing()
+        return standing is None or standing["original"].get("sha256") != hashlib.sha256(original).hexdigest()
+
     def raw(self) -> bytes:
         """The voice.json as it stands. Raises VoiceNotFound."""
         try:
@@ -73,9 +84,18 @@ class VoiceFolder:
             record = voice_record.replacing(record, self._standing())
             self._write(record)
             self._tidy(record)
-            if self._is_settled():
+            if self._is_settled(record):
                 return record
+            record = voice_record.renamed(record)
         raise _contended()
+
+    def finish(self, record: Record) -> Record | None:
+        """The voice that stands, tidied up, when the record describes nothing else; else None."""
+        standing = self._standing()
+        if standing is None or not voice_record.is_repeated(record, standing):
+            return None
+        self._tidy(standing)
+        return standing
 
     def update(self, changes: Mapping[str, str]) -> Record:
         """Change the notes or the text. Raises VoiceNotFound, StoreCorrupt, ReferenceInvalid."""
@@ -90,7 +110,8 @@ class VoiceFolder:
             if self.raw() != raw:
                 continue
             self._write(changed)
-            if self._is_settled():
+            standing = self._standing()
+            if standing is None or self._is_whole(standing):
                 return changed
             self.store.delete(self.path + "voice.json")  # it was deleted in that moment, and stays so
         raise gone()
@@ -124,17 +145,25 @@ class VoiceFolder:
         self.store.put(self.path + name, data, content_type=content_type, filename=filename)
 
     def _tidy(self, written: Record) -> None:
-        """Of the recordings that a record names or replaced, drop those that the voice which stands now does not name."""
+        """Of the recordings that a record names or replaced, drop those that the voice which stands now does not name.
+
+        None while a replaced version stands, which a late update has put back: whoever replaced it goes on.
+        """
         standing = self._standing()
+        if standing and voice_record.has_replaced(written, standing):
+            return
         needed = voice_record.files(standing) if standing else []
         for name in (*written["replaced"], *voice_record.files(written)):
             if name not in needed:
                 self.store.delete(self.path + name)
 
-    def _is_settled(self) -> bool:
-        """Whether the voice is whole or deleted. It is neither when another worker removed what this one has just relied on."""
+    def _is_settled(self, written: Record) -> bool:
+        """Whether a whole voice stands that is no older than what was written. Else another worker was late, or removed it."""
         standing = self._standing()
-        return standing is None or all(self.store.head(self.path + name) for name in voice_record.files(standing))
+        return standing is not None and not voice_record.has_replaced(written, standing) and self._is_whole(standing)
+
+    def _is_whole(self, record: Record) -> bool:
+        return all(self.store.head(self.path + name) for name in voice_record.files(record))
 
 
 def unknown() -> VoiceNotFound:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ def of(voice_id: str, voice: Voice, data: bytes, original: bytes, notes: Mapping
         data: The prepared recording as it is stored.
         notes: What the client says about it; None is left out.
     """
+    version = secrets.token_hex(6)
     return {
         "id": voice_id,
         "text": voice.text,
@@ -42,8 +44,8 @@ def of(voice_id: str, voice: Voice, data: bytes, original: bytes, notes: Mapping
         **{name: note for name, note in notes.items() if note is not None},
         "created_at": now(),
         "updated_at": now(),
-        "reference": _file("reference", "wav", data),
-        "original": _file("original", _extension(original), original),
+        "reference": _file(f"reference-{version}.wav", data),
+        "original": _file(f"original-{version}.{_extension(original)}", original),
         "replaced": [],
     }
 
@@ -67,10 +69,29 @@ def files(record: Record) -> list[str]:
     return [record["original"]["name"], record["reference"]["name"]]
 
 
+def renamed(record: Record) -> Record:
+    """The same as another version: its recordings have names that nobody has seen, and the former ones count as replaced."""
+    version = secrets.token_hex(6)
+    names = {part: f"{part}-{version}.{record[part]['name'].rpartition('.')[2]}" for part in ("reference", "original")}
+    parts = {part: record[part] | {"name": name} for part, name in names.items()}
+    return record | parts | {"replaced": [*files(record), *record["replaced"]]}
+
+
 def replacing(record: Record, old: Record | None) -> Record:
     """The record with the names of what it takes the place of, and of what that could not drop."""
-    names = [*files(old), *old["replaced"]] if old else []
+    names = [*files(old), *record["replaced"], *old["replaced"]] if old else record["replaced"]
     return record | {"replaced": list(dict.fromkeys(names))[:_MAX_REPLACED]}
+
+
+def has_replaced(record: Record, other: Record) -> bool:
+    """Whether the other one is a version that this record took the place of, whatever was noted in it since."""
+    return not set(files(other)).isdisjoint(record["replaced"])
+
+
+def is_repeated(record: Record, other: Record) -> bool:
+    """Whether both were made of the same recording with the same text and notes."""
+    said = ("text", "name", "language", "consent")
+    return record["original"].get("sha256") == other["original"].get("sha256") and all(record.get(name) == other.get(name) for name in said)
 
 
 def to_voice(record: Record, data: bytes) -> Voice:
@@ -90,10 +111,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _file(kind: str, extension: str, data: bytes) -> Record:
-    """An object that is named by its content: what another version consists of is never written over."""
-    sha256 = hashlib.sha256(data).hexdigest()
-    return {"name": f"{kind}-{sha256[:12]}.{extension}", "sha256": sha256, "size_bytes": len(data)}
+def _file(name: str, data: bytes) -> Record:
+    return {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
 
 
 def _extension(data: bytes) -> str:

@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,8 +15,9 @@ from weakref import WeakValueDictionary
 
 from f5_worker import audio, reference, voice_folder, voice_record
 from f5_worker.delivery import signed
-from f5_worker.errors import RequestError, StoreCorrupt, StoreError, VoiceExists, VoiceNotFound
+from f5_worker.errors import RequestError, StoreCorrupt, StoreUnavailable, VoiceExists, VoiceNotFound
 from f5_worker.guard import GuardedStore
+from f5_worker.jobs import in_context
 from f5_worker.reference import Voice
 from f5_worker.settings import Settings
 from f5_worker.voice_folder import VoiceFolder
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 BUILT_IN = "default"
 MAX_CACHE_BYTES = 64_000_000  # 12 s of 24 kHz float32 are 1.2 MB: some fifty voices
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+MAX_LISTED = 1_000  # at once: each is read
 _READERS = 8
 
 
@@ -61,27 +63,26 @@ class VoiceLibrary:
         cached = self._cache.get(voice_id)
         try:
             return self._current(voice_id, cached)
-        except VoiceNotFound:
+        except (VoiceNotFound, StoreCorrupt):
             self._forget(voice_id)
             raise
-        except StoreError as error:
+        except StoreUnavailable as error:
             if cached is None:
                 raise
             log.warning("voice outcome=not_checked error=%r", str(error))
             warning = ("VOICE_NOT_CHECKED", "the bucket did not answer: the voice is the one that this worker has in memory")
             return replace(cached.voice, warnings=(*cached.voice.warnings, warning))
 
-    def check_new(self, voice_id: str, *, overwrite: bool) -> VoiceFolder:
-        """Where to write a voice of this id. Raises what `create` raises."""
+    def check_new(self, voice_id: str, original: bytes, *, overwrite: bool) -> None:
+        """Raise what `create` raises, as far as the recording alone tells it."""
         folder = self._writable(voice_id)
-        if not overwrite and folder.exists():
-            raise VoiceExists("a voice of that id exists: choose another id, or send overwrite: true")
-        return folder
+        if not overwrite and folder.holds_other(original):
+            raise _taken()
 
     def create(
         self, voice_id: str, voice: Voice, original: bytes, *, overwrite: bool = False, notes: Mapping[str, str | None] | None = None
     ) -> Record:
-        """Keep a prepared voice.
+        """Keep a prepared voice. Repeated, it gives what the first time gave.
 
         Args:
             notes: What the client says about it: consent, language, description.
@@ -91,8 +92,14 @@ class VoiceLibrary:
         """
         data = audio.encode(voice.samples, voice.sample_rate_hz, "wav")
         record = voice_record.of(voice_id, voice, data, original, notes or {})
+        folder = self._writable(voice_id)
         with self._changing(voice_id):
-            record = self.check_new(voice_id, overwrite=overwrite).replace(record, original, data)
+            if overwrite or not folder.exists():
+                record = folder.replace(record, original, data)
+            elif (standing := folder.finish(record)) is None:
+                raise _taken()
+            else:
+                record = standing
         log.info("voice outcome=created seconds=%.1f overwrite=%s", voice.seconds, overwrite)
         return record
 
@@ -116,9 +123,18 @@ class VoiceLibrary:
         folder = self._readable(record["id"])
         return signed(folder.store, folder.path + record["reference"]["name"], expires_s)
 
-    def list(self) -> list[Record]:
-        """Every voice, the built-in one first."""
-        return [self.read(BUILT_IN), *self._stored()]
+    def list(self, *, limit: int = MAX_LISTED, after: str | None = None) -> tuple[list[Record], str | None]:
+        """The voices by their ids, the built-in one first.
+
+        Args:
+            limit: Of the stored voices; those that cannot be read count too.
+            after: The id that the list goes on behind; None: it begins.
+        Returns:
+            The voices, and what to go on after; None when that was all.
+        """
+        ids = [voice_id for voice_id in self._ids() if after is None or voice_id > after]
+        built_in = [self.read(BUILT_IN)] if after is None else []
+        return [*built_in, *self._readable_of(ids[:limit])], ids[limit - 1] if len(ids) > limit else None
 
     def update(self, voice_id: str, changes: Mapping[str, str | None]) -> Record:
         """Change the notes or the text of a voice; what is None stays. Raises VoiceNotFound, ReferenceInvalid."""
@@ -129,9 +145,11 @@ class VoiceLibrary:
     def delete(self, voice_id: str) -> None:
         """Remove a voice, and what is left of one whose creation or removal broke off. Raises VoiceNotFound."""
         folder = self._writable(voice_id)
-        self._forget(voice_id)
         with self._changing(voice_id):
-            folder.remove()
+            try:
+                folder.remove()
+            finally:  # not before: a job that speaks with it meanwhile would put it back
+                self._forget(voice_id)
         log.info("voice outcome=deleted")
 
     def _changing(self, voice_id: str) -> threading.Lock:
@@ -157,13 +175,15 @@ class VoiceLibrary:
                 return voice
         raise voice_folder.gone()
 
-    def _stored(self) -> Iterator[Record]:
+    def _ids(self) -> Sequence[str]:
         if self._store is None:
-            return
+            return []
         keys = [info.key for info in self._store.list(self._prefix) if info.key.endswith("/voice.json")]
-        ids = [voice_id for key in keys if _ID.fullmatch(voice_id := key.removeprefix(self._prefix).partition("/")[0])]
+        return sorted(voice_id for key in keys if _ID.fullmatch(voice_id := key.removeprefix(self._prefix).partition("/")[0]))
+
+    def _readable_of(self, ids: Sequence[str]) -> Iterator[Record]:
         with ThreadPoolExecutor(_READERS) as readers:
-            yield from (record for record in readers.map(self._read_if_whole, ids) if record)
+            yield from (record for record in readers.map(in_context(self._read_if_whole), ids) if record)
 
     def _read_if_whole(self, voice_id: str) -> Record | None:
         try:
@@ -198,3 +218,7 @@ class VoiceLibrary:
     def _forget(self, voice_id: str) -> None:
         with self._lock:
             self._cache.pop(voice_id, None)
+
+
+def _taken() -> VoiceExists:
+    return VoiceExists("a voice of that id exists: choose another id, or send overwrite: true")

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from f5_worker import audio, device
 from f5_worker.audio import Samples
 from f5_worker.backend import Backend
-from f5_worker.errors import DeviceFailed, OutOfMemory, TranscriberUnavailable
+from f5_worker.errors import DeviceFailed, EngineError, OutOfMemory, TranscriberUnavailable
 from f5_worker.manifest import TranscriberSpec
 from f5_worker.whisper_tokens import load_tokens
 
@@ -64,8 +64,11 @@ class Whisper:
             with _computing():
                 state = {name: tensor.to(dtype) for name, tensor in load_file(weights, device=str(backend.device)).items()}
                 lacks, unknown = self._model.load_state_dict(state, strict=False, assign=True)
-        except (SafetensorError, OSError, RuntimeError) as exc:
-            raise TranscriberUnavailable(f"transcriber {self._spec.name}: its weights cannot be used: {type(exc).__name__}: {exc}") from exc
+        except OutOfMemory:
+            raise
+        except (SafetensorError, OSError, EngineError) as exc:
+            why = exc.__cause__ or exc
+            raise TranscriberUnavailable(f"transcriber {self._spec.name}: its weights cannot be used: {type(why).__name__}: {why}") from exc
         if unknown or set(lacks) != {_TIED}:
             raise TranscriberUnavailable(
                 f"transcriber {self._spec.name}: its weights lack {sorted(lacks)[:3]} and have unknown {sorted(unknown)[:3]}"
@@ -140,12 +143,12 @@ def _show_attention(decoder: Any) -> None:
 
 @contextmanager
 def _computing() -> Iterator[None]:
+    """Raises OutOfMemory, EngineError for what torch says of it."""
     try:
         with torch.inference_mode():
             yield
-    except RuntimeError as exc:
+    except (RuntimeError, AssertionError, IndexError) as exc:
         if device.out_of_memory(exc):
             raise OutOfMemory("the GPU's memory does not hold the transcriber: pass ref_text and ask for no word timestamps") from exc
-        if device.broken(exc):
-            raise DeviceFailed(f"the transcriber failed: {type(exc).__name__}") from exc
-        raise
+        kind = DeviceFailed if device.broken(exc) else EngineError
+        raise kind(f"speech recognition failed: {type(exc).__name__}") from exc

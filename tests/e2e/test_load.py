@@ -1,5 +1,7 @@
 """Under load: 200 jobs of 20 clients, some bad, some cancelled, a bucket that fails, and two workers that are asked to end.
 
+Half of the clients also create, change and remove a voice, the other half look up and remove the files of a job.
+
 Every job ends exactly once, with a result or a coded error; no result that the platform acknowledged is lost; equal requests have equal
 audio. What the platform does about a worker that ended is done here too: its jobs without a result are queued again.
 """
@@ -24,6 +26,8 @@ import pytest
 from tests.e2e.conftest import Surroundings, Worker
 from tests.fakes.fault_proxy import Fault, FaultProxy, Request, status
 from tests.fakes.runpod_server import FINAL, RunpodServer
+from tests.sounds import file_of
+from tests.sounds import speech as speech_sound
 
 CLIENTS, JOBS_EACH = 20, 10
 FAILING_SHARE = 0.05
@@ -37,6 +41,7 @@ SPEECHES: list[dict[str, Any]] = [
     {"input": "A stream.", "seed": 4, "nfe_step": 1, "response_format": "pcm", "stream_format": "audio"},
     {"input": "Some words.", "seed": 5, "nfe_step": 1, "subtitles": ["srt"]},
     {"segments": [{"text": "Yes?"}, {"text": "No."}], "seed": 6, "nfe_step": 1},
+    {"input": "Only once.", "seed": 7, "nfe_step": 1, "idempotency_key": "load"},
 ]
 OTHERS: list[dict[str, Any]] = [
     {"action": "health"},
@@ -57,10 +62,11 @@ BAD: list[tuple[Any, str]] = [
 class Planned:
     """One job of a client: what is sent, and what has to become of it."""
 
-    kind: str  # speech, other, bad, cancelled
+    kind: str  # speech, other, story, bad, cancelled
     job_input: Any
     code: str = ""
     id: str = ""
+    about: Planned | None = None  # an earlier job, whose id is a part of the input
 
 
 @dataclass
@@ -81,7 +87,8 @@ class Load:
 
     def client(self, plan: list[Planned]) -> None:
         for job in plan:
-            job.id = self.server.submit(dict(job.job_input) if isinstance(job.job_input, dict) else job.job_input)
+            about = {"id": job.about.id} if job.about else {}
+            job.id = self.server.submit(job.job_input | about if isinstance(job.job_input, dict) else job.job_input)
             if job.kind == "cancelled":
                 if job.job_input["seed"] % 2:  # one half while it runs, the other while it waits
                     self.server.wait_in_progress(job.id, JOB_S)
@@ -107,16 +114,31 @@ class Load:
             assert self.changed.wait_for(lambda: len(self.ended) >= count, JOB_S), self.workers[-1].log()
 
 
+def story_of(client: int) -> list[Planned]:
+    """Jobs that come one after the other. Where the bucket failed in one of them, the next find nothing: they have that code then."""
+    if client % 2:
+        speech = Planned("story", {"input": "For a moment.", "nfe_step": 1})
+        files = [Planned("story", {"action": action}, "OUTPUT_NOT_FOUND", about=speech) for action in ("outputs.get", "outputs.delete")]
+        return [speech, *files]
+    recording = {"ref_audio": base64.b64encode(file_of(speech_sound(2.0), 24_000)).decode(), "ref_text": "Some words."}
+    steps = {"voices.create": recording, "voices.update": {"name": "A voice"}, "voices.delete": {}}
+    return [Planned("story", {"action": action, "voice": f"load-{client}"} | more, "VOICE_NOT_FOUND") for action, more in steps.items()]
+
+
 def planned(seed: int) -> list[list[Planned]]:
-    """Ten jobs for each client, in an order of its own; one of them is bad and one is cancelled."""
+    """Ten jobs for each client, in an order of its own; one of them is bad, one is cancelled, and three are a story."""
     dice, plans = random.Random(seed), []
     for client in range(CLIENTS):
-        good = [Planned("speech", SPEECHES[(client + number) % len(SPEECHES)]) for number in range(JOBS_EACH - 4)]
-        others = [Planned("other", OTHERS[(client + number) % len(OTHERS)]) for number in range(2)]
+        good = [Planned("speech", SPEECHES[(client + number) % len(SPEECHES)]) for number in range(JOBS_EACH - 6)]
+        other = Planned("other", OTHERS[client % len(OTHERS)])
+        story = story_of(client)
         bad = Planned("bad", *BAD[client % len(BAD)])
         cancelled = Planned("cancelled", {"input": "This is never heard. " * 20, "seed": client, "nfe_step": 4})
-        plan = [*good, *others, bad, cancelled]
+        plan = [*good, other, *story, bad, cancelled]
         dice.shuffle(plan)
+        places = [place for place, job in enumerate(plan) if job.kind == "story"]
+        for place, job in zip(places, story, strict=True):
+            plan[place] = job
         plans.append(plan)
     return plans
 
@@ -171,6 +193,18 @@ def test_other_actions_complete_or_end_with_a_code_that_can_be_retried(load):
         if job.kind == "other" and status["status"] != "COMPLETED":
             assert status["error"].startswith("STORE_UNAVAILABLE: "), status
             assert status["output"]["details"]["retryable"]
+
+
+def test_voices_and_files_are_what_their_clients_made_of_them(load):
+    ended = [(job, load.server.jobs[job.id].as_status()) for job in load.ended if job.kind == "story"]
+    for job, answer in ended:
+        assert answer["status"] == "COMPLETED" or answer["error"].startswith(("STORE_UNAVAILABLE: ", f"{job.code}: ")), answer
+    removed = [job for job, answer in ended if "delete" in str(job.job_input.get("action")) and answer["status"] == "COMPLETED"]
+    assert len(removed) >= CLIENTS // 2
+    left = load.surroundings.store.client().list_objects_v2(Bucket=load.env["S3_BUCKET"]).get("Contents", [])
+    for job in removed:
+        name = f"voices/{job.job_input['voice']}/" if job.about is None else f"/{job.about.id}."
+        assert [each["Key"] for each in left if name in each["Key"]] == []
 
 
 def test_bad_jobs_fail_with_their_code(load):

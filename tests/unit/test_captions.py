@@ -132,6 +132,32 @@ def test_the_aligner_is_told_the_language_when_it_knows_it(language, told, monke
     assert asked == [told]
 
 
+@pytest.mark.parametrize("error", [IndexError("out of range"), RuntimeError("sizes differ"), ValueError("no path")])
+def test_a_defect_of_the_aligner_costs_the_words_and_not_the_audio(error, monkeypatch, caplog):
+    def fail(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(align, "align", fail)
+    result = run({"input": "One.", "timestamps": "word"})
+    assert ("audio" in result, "words" in result) == (True, False)
+    assert "ENGINE_FAILED" in {warning["code"] for warning in result["warnings"]}
+    assert str(error) in caplog.text
+    assert str(error) not in json.dumps(result)
+
+
+def test_subtitles_that_cannot_be_made_cost_a_warning_and_not_the_audio(monkeypatch):
+    def fail_for_srt(cues, fmt):
+        if fmt == "srt":
+            raise ValueError("a negative time")
+        return render(cues, fmt)
+
+    render = captions.subtitles.render
+    monkeypatch.setattr(captions.subtitles, "render", fail_for_srt)
+    result = run({"input": "One.", "subtitles": ["srt", "vtt"]})
+    assert ("audio" in result, set(result["subtitles"])) == (True, {"vtt"})
+    assert [w["message"].partition(":")[0] for w in result["warnings"] if w["code"] == "SUBTITLES_NOT_DELIVERED"] == ["srt"]
+
+
 def test_nothing_more_is_aligned_once_the_job_is_cancelled():
     class Cancelling(FakeTranscriber):
         def code(self, _language):

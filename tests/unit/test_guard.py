@@ -47,6 +47,16 @@ def test_quick_failures_and_answers_are_not_remembered(error, seconds):
     assert len(store.calls) == 2
 
 
+def test_what_comes_before_a_request_can_forbid_it():
+    def forbid():
+        raise StoreUnavailable("not there")
+
+    store = MemoryStore()
+    with pytest.raises(StoreUnavailable, match="not there"):
+        GuardedStore(store, before=forbid).put("k", b"", content_type="x/y")
+    assert store.calls == []
+
+
 def test_after_a_while_it_is_asked_again():
     store, _ = asked_twice(StoreUnavailable("timed out"), 12.0, pause_s=OPEN_S + 1)
     assert len(store.calls) == 2

@@ -148,6 +148,12 @@ def test_a_route_decides_the_action_and_not_the_body():
     assert openai_api.to_request("/v1/audio/voices", {"action": "voices.delete", "voice": "a"})["action"] == "voices.create"
 
 
+@pytest.mark.parametrize(("body", "field"), [({"ref_text": "words"}, "ref_text"), ({"voice": "bob"}, "voice")])
+def test_a_body_that_a_voice_has_no_use_for_is_refused(body, field):
+    with pytest.raises(RequestError, match=field):
+        request.parse(openai_api.to_request("/v1/audio/voices/anna", body))
+
+
 @pytest.mark.parametrize("route", ["/v1/audio/voices/", "/v1/audio/voices?limit=5", "/v1/audio/voices"])
 def test_a_query_or_a_slash_at_the_end_changes_nothing(route):
     assert openai_api.to_request(route, None) == {"action": "voices.list"}

@@ -141,6 +141,17 @@ def test_another_request_under_the_same_key_is_refused(change):
     assert len(engine.seen) == 1
 
 
+@pytest.mark.parametrize(
+    "change", [{"action": "speech"}, {"delivery": "auto"}, {"speed": 1}, {"model": Settings().model}, {"url_expires_in": 99}]
+)
+def test_what_changes_nothing_in_the_result_makes_no_other_request(change):
+    bucket, engine = MemoryStore(), FakeEngine()
+    subject = service(bucket, engine)
+    run(subject, ASKED)
+    assert run(subject, ASKED | change, "job-2")["repeated"] is True
+    assert len(engine.seen) == 1
+
+
 @pytest.mark.parametrize("mode", ["url", "inline"])
 def test_a_deleted_output_is_gone_with_its_stored_result_and_is_computed_again(mode):
     bucket, engine = MemoryStore(), FakeEngine()
@@ -151,6 +162,16 @@ def test_a_deleted_output_is_gone_with_its_stored_result_and_is_computed_again(m
     assert bucket.objects == {}
     again = run(subject, asked, "job-2")
     assert (again["id"], "repeated" in again, len(engine.seen)) == ("job-2", False, 2)
+
+
+def test_deleting_a_job_leaves_the_stored_result_of_a_later_one_with_the_same_key():
+    bucket = MemoryStore()
+    subject = service(bucket)
+    run(subject, ASKED)
+    bucket.delete(next(key for key in bucket.objects if key.endswith("job-1.wav")))  # it has expired
+    assert "repeated" not in run(subject, ASKED, "job-2")
+    run(subject, {"action": "outputs.delete", "id": "job-1"})
+    assert run(subject, ASKED, "job-3")["repeated"] is True
 
 
 @dataclass
@@ -261,9 +282,17 @@ def test_a_stored_result_that_is_none_is_computed_again():
     subject = service(bucket, engine)
     run(subject, ASKED)
     (key,) = [key for key in bucket.objects if "/idempotent/" in key]
-    for raw in (b"{}", b"nothing", json.dumps({"request": 1, "result": {"audio": {}}, "keys": {}, "marker": ""}).encode()):
+    kept = json.loads(bucket.objects[key][0])
+    results = [{name: part for name, part in kept["result"].items() if name != lost} for lost in ("format", "subtitles", "audio")]
+    damaged = [kept | {"result": result} for result in (*results, kept["result"] | {"subtitles": {"srt": 1}}, None)]
+    damaged += [kept | {"keys": {}}, kept | {"keys": []}, kept | {"keys": {"wav": 1}}, kept | {"marker": 5}, {}, []]
+    for raw in (b"nothing", b"[" * 100_000, *(json.dumps(each).encode() for each in damaged)):
         bucket.put(key, raw, content_type="x/y")
-        assert "error" not in run(subject, ASKED, "job-2")
+        computed, again = run(subject, ASKED, "job-2"), run(subject, ASKED, "job-3")
+        assert ("error" in computed, "repeated" in computed, again.get("repeated")) == (False, False, True), raw[:80]
+    bucket.put(key, b"{}", content_type="x/y")
+    assert "error" not in run(subject, {"action": "outputs.delete", "id": "job-2"})
+    assert key not in bucket.objects
 
 
 @pytest.mark.parametrize("asked", [{"stream_format": "audio"}, {}])

@@ -40,11 +40,6 @@ def test_two_names_for_one_field_are_refused():
     assert "give 'input' alone" in str(refused({"input": "a", "gen_text": "b"}))
 
 
-def test_a_seed_is_drawn_when_none_is_given_and_kept_when_one_is():
-    assert request.parse({"input": "a", "seed": 0}).seed == 0
-    assert len({request.parse({"input": "a"}).seed for _ in range(8)}) > 1
-
-
 def test_null_counts_as_not_given():
     asked = request.parse({"input": "a", "text": None, "speed": None, "voice": None})
     assert (asked.speed, asked.voice) == (1.0, None)

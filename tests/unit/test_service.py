@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import handler
-from f5_worker import casting, reference, request, speaking
-from f5_worker.errors import Cancelled, DeviceFailed, EngineError, OutOfMemory, StoreUnavailable
+from f5_worker import audio, casting, reference, request, speaking
+from f5_worker.errors import Cancelled, DeviceFailed, EngineError, FetchRefused, OutOfMemory, ReferenceInvalid, StoreUnavailable
 from f5_worker.service import Service
 from f5_worker.settings import Settings
 from f5_worker.transcribe import Transcript
@@ -120,6 +120,12 @@ def test_the_format_and_rate_that_were_asked_for_are_delivered():
     assert len(samples) / rate == pytest.approx(result["duration_s"], abs=0.01)
 
 
+def test_raw_pcm_has_the_type_that_openais_api_gives_it():
+    bucket = MemoryStore()
+    run(service(store=bucket), {"input": "Hello.", "response_format": "pcm"})
+    assert [content_type for content_type, _ in bucket.headers.values()] == ["audio/pcm"]
+
+
 def test_the_bitrate_that_was_asked_for_decides_the_size():
     sizes = [run(service(), {"input": "a", "seed": 1, "response_format": "mp3", "bitrate_kbps": kbps})["size_bytes"] for kbps in (32, 128)]
     assert sizes[1] > 3 * sizes[0]
@@ -194,6 +200,37 @@ def test_a_batch_gives_results_and_errors_one_by_one():
     assert "error" not in result
 
 
+def test_a_request_of_a_batch_that_cannot_be_encoded_does_not_stop_the_next(monkeypatch):
+    class Asking(FakeEngine):
+        def stream(self, *asked, cancelled, **more):
+            told.append(cancelled())
+            return super().stream(*asked, cancelled=cancelled, **more)
+
+    engine, told = Asking(ungated=1), []
+    engine.gate.clear()  # the first request is still being spoken when its first part is encoded
+    write, failed = audio.Recorder.write, []
+
+    def fail_once(recorder, samples):
+        if not failed:
+            failed.append(samples)
+            raise ValueError("no room")
+        return write(recorder, samples)
+
+    monkeypatch.setattr(audio.Recorder, "write", fail_once)
+    result = run(service(engine), {"action": "batch", "requests": [{"input": "a|b"}, {"input": "c"}]})
+    assert result["results"][0]["details"]["code"] == "INTERNAL"
+    assert ("audio" in result["results"][1]["output"], told) == (True, [False, False])
+
+
+def test_a_job_ends_although_what_it_speaks_cannot_be_told(monkeypatch):
+    monkeypatch.setattr(speaking, "Passage", None)
+
+    async def handled():
+        return await asyncio.wait_for(service().handle({"id": "job-1", "input": {"input": "a"}}), WAIT_S)
+
+    assert asyncio.run(handled())["details"]["code"] == "INTERNAL"
+
+
 def test_the_results_of_a_batch_share_the_room_inside_the_answer():
     one = run(service(), {"input": "a", "seed": 1})["size_bytes"]
     requests = [{"input": "a", "seed": 1}] * 2
@@ -227,6 +264,21 @@ def test_the_bucket_beside_the_input_is_used_as_the_one_inside_it(caplog):
     assert ours.calls == []
     assert (opened[0].bucket, opened[0].access_key_id, opened[0].secret_access_key) == ("their-bucket", "their-key-id", "their-secret")
     assert "their-secret" not in caplog.text + repr(opened)
+
+
+def test_a_bucket_of_the_request_that_moves_into_this_network_while_the_job_speaks_is_not_written_to(monkeypatch):
+    def public_addresses(*_):
+        if engine.seen:
+            raise FetchRefused("not public")
+        return ["192.0.2.1"]
+
+    monkeypatch.setattr(speaking, "public_addresses", public_addresses)
+    engine, theirs = FakeEngine(), MemoryStore()
+    subject = Service(engine, Settings(), None, boot=dict, new_store=lambda _s3: theirs)
+    result = run(subject, {"input": "a", "s3Config": OWN_BUCKET | {"endpointUrl": "https://example.com"}})
+    assert "base64" in result["audio"]
+    assert "STORE_UNAVAILABLE" in {warning["code"] for warning in result["warnings"]}
+    assert theirs.calls == []
 
 
 @pytest.mark.parametrize(
@@ -387,6 +439,79 @@ def test_recordings_are_decoded_two_at_a_time(monkeypatch):
     assert (len(most), max(most)) == (6, 2)
 
 
+def test_recordings_of_a_failed_job_that_wait_for_their_turn_are_not_decoded(monkeypatch):
+    begun, gate = [], threading.Event()
+
+    def prepare(_run, data, _text, _language):
+        begun.append(data)
+        if data == b"0":
+            raise ReferenceInvalid("noise")
+        gate.wait(WAIT_S)
+        return reference.default_voice()
+
+    monkeypatch.setattr(casting, "prepare", prepare)
+    voices = {f"v{i}": {"ref_audio": base64.b64encode(b"%d" % i).decode()} for i in range(6)}
+    subject = service()
+    assert "error" in run(subject, {"segments": [{"text": "a", "voice": name} for name in voices], "voices": voices})
+    gate.set()
+    subject._run.recordings.shutdown()
+    assert len(begun) <= 3  # two at once, and one that began before the failure was known
+
+
+RAW, WORDS = "voices/raw/anna.wav", "Some words that are spoken."
+
+
+def test_a_recording_in_the_bucket_is_the_voice():
+    bucket, engine = MemoryStore(), FakeEngine()
+    bucket.put(RAW, wav(), content_type="audio/wav")
+    assert "audio" in run(service(engine, store=bucket), {"input": "a", "ref_audio": {"s3_key": RAW}, "ref_text": WORDS})
+    voice = engine.seen[0][1][None]
+    assert (voice.text.strip(), round(voice.seconds)) == (WORDS, 4)
+
+
+def test_a_recording_that_is_not_in_the_bucket_or_too_large_is_refused(monkeypatch):
+    bucket, asked = MemoryStore(), {"input": "a", "ref_audio": {"s3_key": RAW}, "ref_text": WORDS}
+    assert run(service(store=bucket), asked)["error"].startswith("INVALID_REQUEST: ref_audio: there is no object")
+    bucket.put(RAW, wav(), content_type="audio/wav")
+    monkeypatch.setattr(casting, "MAX_REFERENCE_BYTES", len(wav()) - 1)
+    assert f"more than {len(wav()) - 1} bytes" in run(service(store=bucket), asked)["error"]
+    monkeypatch.setattr(casting, "MAX_REFERENCE_BYTES", len(wav()))
+    assert "audio" in run(service(store=bucket), asked)
+
+
+def test_a_voice_is_created_changed_read_and_removed():
+    bucket = MemoryStore()
+    bucket.put(RAW, wav(), content_type="audio/wav")
+    subject = service(store=bucket)
+    asked = {"action": "voices.create", "voice": "anna", "ref_audio": {"s3_key": RAW}, "ref_text": WORDS, "consent": "Anna"}
+    created = run(subject, asked)
+    assert (created["id"], created["text"].strip(), created["consent"]) == ("anna", WORDS, "Anna")
+    assert run(subject, asked, "job-2") == created
+    other = asked | {"ref_audio": base64.b64encode(wav(5.0)).decode()}
+    assert run(subject, other)["details"] == {"code": "VOICE_EXISTS", "retryable": False}
+    changed = run(subject, {"action": "voices.update", "voice": "anna", "name": "A.", "ref_text": "Other words that are spoken."})
+    read = run(subject, {"action": "voices.get", "voice": "anna"})
+    assert (changed["name"], changed["consent"], read["text"].strip()) == ("A.", "Anna", "Other words that are spoken.")
+    assert "url" in read
+    assert run(subject, {"action": "voices.delete", "voice": "anna"}) == {"id": "anna", "deleted": True}
+    assert list(bucket.objects) == [RAW]
+    for action in ("voices.update", "voices.delete"):
+        asked = {"action": action, "voice": "anna"} | ({"name": "x"} if action == "voices.update" else {})
+        assert run(subject, asked)["details"]["code"] == "VOICE_NOT_FOUND"
+
+
+def test_a_list_of_voices_says_where_it_goes_on():
+    bucket = MemoryStore()
+    subject = service(store=bucket)
+    recording = {"ref_audio": base64.b64encode(wav()).decode(), "ref_text": WORDS}
+    for name in ("anna", "bob"):
+        run(subject, {"action": "voices.create", "voice": name} | recording)
+    first = run(subject, {"action": "voices.list", "limit": 1})
+    rest = run(subject, {"action": "voices.list", "limit": 1, "after": first["next"]})
+    assert [[voice["id"] for voice in page["voices"]] for page in (first, rest)] == [["default", "anna"], ["bob"]]
+    assert "next" not in rest
+
+
 @pytest.mark.parametrize(
     ("job_input", "field"),
     [({"endpoint": "list_voices"}, "endpoint"), ({"action": "voices.get", "local_voice": "default.wav"}, "local_voice")],
@@ -404,6 +529,30 @@ def test_transcribing_without_a_transcriber_is_a_coded_error():
 def test_the_same_request_and_seed_give_the_same_bytes():
     subject = service()
     assert run(subject, {"input": "a", "seed": 3})["sha256"] == run(subject, {"input": "a", "seed": 3}, "job-2")["sha256"]
+
+
+@pytest.mark.parametrize("job_input", [{"input": "a"}, {"action": "batch", "requests": [{"input": "a"}] * 2}])
+def test_a_job_that_is_handed_out_twice_makes_the_same_bytes(job_input):
+    made = []
+    for _worker in range(2):
+        bucket = MemoryStore()
+        run(service(store=bucket), job_input)
+        made.append({key: data for key, (data, _) in bucket.objects.items()})
+    assert made[0] == made[1] != {}
+
+
+def test_every_job_and_every_request_of_a_batch_has_a_seed_of_its_own():
+    subject = service()
+    batch = run(subject, {"action": "batch", "requests": [{"input": "a"}] * 2})["results"]
+    seeds = [entry["output"]["seed"] for entry in batch] + [run(subject, {"input": "a"}, f"job-{i}")["seed"] for i in range(2)]
+    assert len(set(seeds)) == 4
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_jobs_without_an_id_share_neither_seed_nor_key():
+    bucket = MemoryStore()
+    results = [asyncio.run(service(store=bucket).handle({"input": {"input": "a"}})) for _ in range(2)]
+    assert len({result["seed"] for result in results}) == len({result["id"] for result in results}) == len(bucket.objects) == 2
 
 
 def test_only_the_first_job_is_a_cold_start():
