@@ -74,8 +74,10 @@ def _rss_bytes(pid: int) -> int:
 def machine() -> dict[str, object]:
     """What the figures were taken on."""
     models = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-    changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    root = Path(__file__).parents[1]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=root)
+    but_results = ["git", "status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs"]  # what benchmarks themselves write
+    changed = subprocess.run(but_results, capture_output=True, text=True, check=False, cwd=root)
     return {
         "taken": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit.stdout.strip() + ("+changes" if changed.stdout.strip() else ""),
