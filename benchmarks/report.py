@@ -19,8 +19,8 @@ INTRO = """# Performance
 
 Written by `python -m benchmarks.report` from `benchmarks/results/`; `make bench` measures again. Two noisy cores without a GPU, store and
 the emulated line on the same cores: compare ratios within one run. **Not measured: a GPU, a real Backblaze B2 or AWS, real
-weights** (the files are random bytes, or a random checkpoint, of the real sizes), slow start and loss of a real line. The Xeon has neither SHA
-extensions nor instructions for bfloat16: SHA-256 of the weights takes 3.4 s of one core there, and 1 s on the EPYC.
+weights** (the files are random bytes, or a random checkpoint, of the real sizes), slow start and loss of a real line. The Xeon has
+neither SHA extensions nor instructions for bfloat16: SHA-256 of the weights takes 3.5 s of one core there, and 1 s on the EPYC.
 """
 
 
