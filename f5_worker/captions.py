@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from f5_worker import subtitles
+from f5_worker import device, subtitles
 from f5_worker.casting import loaded_transcriber
 from f5_worker.delivery import File
-from f5_worker.errors import Cancelled, EngineError, RequestError, WorkerError
+from f5_worker.errors import Cancelled, DeviceFailed, EngineError, OutOfMemory, RequestError, WorkerError
 from f5_worker.jobs import Job, Result, Runtime, in_thread
 from f5_worker.speech import Segment, Speech
 
@@ -77,9 +77,10 @@ def _align(transcriber: Transcriber, job: Job, asked: request.Speech, speech: Sp
         spoken = speech.samples[segment.start : segment.end]
         try:
             aligned = align(transcriber, spoken, speech.sample_rate_hz, segment.chunk.spoken, language=language)
-        except _DEFECTS as exc:
-            raise EngineError("the words could not be aligned with the audio") from exc
-        found.append(list(_written(segment, aligned, texts[segment.passage], segment.start / speech.sample_rate_hz)))
+            found.append(list(_written(segment, aligned, texts[segment.passage], segment.start / speech.sample_rate_hz)))
+        except _DEFECTS as exc:  # CUDA tells of its errors at a later call
+            kind = OutOfMemory if device.out_of_memory(exc) else DeviceFailed if device.broken(exc) else EngineError
+            raise kind("the words could not be aligned with the audio") from exc
     return found
 
 
@@ -102,10 +103,9 @@ def _written(segment: Segment, aligned: Sequence[AlignedWord], text: str, offset
 
 def _files(job: Job, formats: Sequence[str], speech: Speech, words: list[list[Result]] | None) -> Iterator[File]:
     """The subtitles; one that cannot be made is a warning."""
-    cues = list(_cues(speech, words)) if formats else []
     for fmt in dict.fromkeys(formats):
         try:
-            yield File(subtitles.render(cues, fmt).encode(), fmt, subtitles.CONTENT_TYPES[fmt])
+            yield File(subtitles.render(list(_cues(speech, words)), fmt).encode(), fmt, subtitles.CONTENT_TYPES[fmt])
         except _DEFECTS as error:
             log.warning("subtitles outcome=failed format=%s", fmt, exc_info=error)
             job.warnings.append(("SUBTITLES_NOT_DELIVERED", f"{fmt}: they could not be made; the worker's log has the cause"))

@@ -209,8 +209,8 @@ def _inside_name(match: Match) -> str:
 
 
 _HAN = re.compile(r"[\u3400-\u9fff]")
-_BEFORE_MINUS = "是为到至从在约达得于率温度额值差标数跌涨降升低高轴点成即共计下减加乘除和与或"
-_OF_MEASURES = "度元块万亿米"
+_BEFORE_MINUS = "拔益绩分有了扣是为到至从在约达得于率温度额值差标数跌涨降升低高轴点成即共计下减加乘除和与或"
+_OF_MEASURES = "度元块万亿米分点层"
 _IN_NAME = re.compile(r"[A-Za-z]-?\d{1,9}(?:\.\d{1,9})?$")
 _ADDRESSES = (
     r"(?<![A-Za-z0-9_.+-])[A-Za-z0-9_.+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}",

@@ -98,7 +98,9 @@ def _glued_range(match: Match) -> str | None:
     """5-10, 5kg-10kg; but not in a name, as in i7-9700K and GPT-4-32k."""
     named = _IN_NAME.search(match.string[max(0, match.start() - 12) : match.start()])
     letters = _LETTERS_AFTER.match(match.string, match.end())
-    return None if named or (letters and letters[1] not in _AFTER_NUMBER) else " to "
+    word = letters[1] if letters else ""
+    is_word = word in _AFTER_NUMBER or (word.islower() and len(word) > 2)  # 5-10days
+    return None if named or (word and not is_word) else " to "
 
 
 def _per(match: Match) -> str | None:

@@ -240,7 +240,8 @@ class Session:
         limits, asked_s = self._limits, exc.retry_after_s or 0.0
         # A store that asks for more patience than a stalled line gets is as good as down: the hub is faster.
         patience_s = min(limits.stall_window_s, self.started + limits.deadline_s - time.monotonic())
-        if asked_s > patience_s or (failures >= limits.attempts and transfer.target.endpoint not in self.answered):
+        is_counted = transfer.whole or transfer.target.endpoint not in self.answered  # a stream begins at its first byte again
+        if asked_s > patience_s or (failures >= limits.attempts and is_counted):
             error = StoreUnavailable(str(exc))
             self.bury(transfer.target.endpoint, error)
             raise error

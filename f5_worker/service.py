@@ -191,7 +191,7 @@ _WITHOUT_MODEL: dict[type, Callable[[Runtime, Any], Result]] = {
 
 
 def _unexpected(error: Exception) -> WorkerError:
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or device.out_of_memory(error):
         return OutOfMemory("the worker ran out of memory; send the job again with less text")
     kind = DeviceFailed if device.broken(error) else InternalError
     wrapped = kind("the worker failed; its log has the cause under this job's id")

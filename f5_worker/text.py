@@ -42,12 +42,13 @@ _ABBREVIATIONS = frozenset(
     )
 )
 _TITLES = frozenset({"St", "Gen", "Col", "Rev", "Hon", "Gov", "Sen", "Rep"})  # with a small letter some of them are words
-_BEFORE_NUMBER = frozenset({"no", "nos", "nr", "fig", "figs", "vol", "pp", "eq", "sec", "ch"})  # without one, too
+_BEFORE_NUMBER = frozenset({"no", "nos", "nr", "fig", "figs", "vol", "pp", "eq", "sec", "ch", "col"})  # without one, too
 _OF_DATES = frozenset(
     {"jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec", "mon", "tue", "wed", "thu", "fri", "sat", "sun"}
 )
 _MAYBE_END = frozenset({"etc", "inc", "ltd", "co", "corp", "bros", "jr", "sr", "a.m", "p.m", "usw"})  # when a capital follows
-_NUMERAL = re.compile(r"\d|(?:[IVXLC]{2,}|[VX])\b")
+_NUMERAL = re.compile(r"\d|[A-Z]\d{1,3}\b|(?:[IVXLC]{2,}|[VX])\b")
+_LETTER = re.compile(r"[A-Z]\b")
 _FIRST_WORD = re.compile(r"[^\W\d_]{1,5}\b")
 _LAST_WORD = re.compile(r"([^\s(\[\"“'‘«]+)\.$")
 
@@ -249,16 +250,17 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
         return not follows.islower()
     if last in _MAYBE_END:
         return follows.isupper()
-    if written in _TITLES or (last in _BEFORE_NUMBER | _OF_DATES and _goes_on(last, text, match.end())):
+    if written in _TITLES or (last in _BEFORE_NUMBER | _OF_DATES and _goes_on(written, text, match.end())):
         return False
     initial = len(last) == 1 and last.isalpha() and last != "i"
     return not (initial or last in _ABBREVIATIONS or follows.islower())
 
 
-def _goes_on(last: str, text: str, at: int) -> bool:
-    """Whether a number follows, or a month after a day: no. 5, vol. II, Sun. Jan. 5."""
-    if last in _BEFORE_NUMBER:
-        return _NUMERAL.match(text, at) is not None
+def _goes_on(written: str, text: str, at: int) -> bool:
+    """Whether a number follows, or a month after a day: no. 5, vol. II, Fig. A, Sun. Jan. 5."""
+    if written.lower() in _BEFORE_NUMBER:
+        lettered = written[:1].isupper() and written != "No" and _LETTER.match(text, at)
+        return bool(lettered or _NUMERAL.match(text, at))
     follows = _FIRST_WORD.match(text, at)
     return text[at : at + 1].isdecimal() or (follows is not None and follows[0].lower() in _OF_DATES)
 

@@ -43,7 +43,7 @@ class Limits:
     stall_bytes_per_s: float = 5e6  # of all connections together
     stall_window_s: float = 5.0
     deadline_s: float = 300.0
-    attempts: int = 3  # of one range, while its endpoint has answered nobody; later only the stall ends them
+    attempts: int = 3  # of one range while its endpoint has answered nobody, and of a stream; else only the stall ends them
     fsync: bool = False  # for network volumes
     ca_file: Path | None = None  # AWS_CA_BUNDLE; None: the system's roots or SSL_CERT_FILE
 

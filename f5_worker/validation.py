@@ -110,7 +110,7 @@ def _listed(status: Status, title: str, told: Callable[[Result], list[str]]) -> 
         names = told(results.result_of(status))
     except JobFailed as exc:
         return Check(title, "failed", str(exc))
-    except (KeyError, TypeError, IndexError) as exc:
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
         return Check(title, "failed", f"the result cannot be read: {type(exc).__name__} {exc}")
     return Check(title, "ok" if names else "failed", ", ".join(names) or "nothing")
 

@@ -57,14 +57,14 @@ class Whisper:
 
         Raises:
             TranscriberUnavailable: the file does not fit the architecture.
-            OutOfMemory
+            OutOfMemory, DeviceFailed
         """
         dtype = backend.dtype if backend.device.type == "cuda" else torch.float32
         try:
             with _computing():
                 state = {name: tensor.to(dtype) for name, tensor in load_file(weights, device=str(backend.device)).items()}
                 lacks, unknown = self._model.load_state_dict(state, strict=False, assign=True)
-        except OutOfMemory:
+        except (OutOfMemory, DeviceFailed):
             raise
         except (SafetensorError, OSError, EngineError) as exc:
             why = exc.__cause__ or exc

@@ -174,6 +174,19 @@ def test_a_stream_that_breaks_starts_again(proxy: FaultProxy, tmp_path: Path) ->
     assert_whole(get_one(proxy, tmp_path))
 
 
+def test_a_stream_that_always_breaks_is_given_up_after_its_attempts(
+    proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_BACKOFF_S", 0.01)
+    both = faults.ignore_range()
+    both.after = faults.truncated(5 * MIB).after
+    proxy.fail(both)
+    limits = replace(LIMITS, connections=1, stall_window_s=30)
+    outcome = get_one(proxy, tmp_path, limits)
+    assert isinstance(outcome.error, StoreUnavailable)
+    assert len(proxy.log) <= limits.attempts + 1  # the first answer tells that ranges are ignored
+
+
 def test_a_server_that_ignores_ranges_and_sends_chunks_is_read_to_its_end(proxy: FaultProxy, tmp_path: Path) -> None:
     both = faults.ignore_range()
     both.after = faults.chunked().after

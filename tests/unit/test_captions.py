@@ -145,6 +145,29 @@ def test_a_defect_of_the_aligner_costs_the_words_and_not_the_audio(error, monkey
     assert str(error) not in json.dumps(result)
 
 
+@pytest.mark.parametrize(
+    ("said", "code"), [("CUDA error: an illegal memory access", "DEVICE_FAILED"), ("CUDA error: out of memory", "OUT_OF_MEMORY")]
+)
+def test_an_error_of_cuda_that_comes_late_replaces_the_worker(said, code, monkeypatch):
+    def fail(*_args, **_options):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(align, "align", fail)
+    result = run({"input": "One.", "timestamps": "word"})
+    assert ("audio" in result, result["refresh_worker"]) == (True, True)
+    assert code in {warning["code"] for warning in result["warnings"]}
+
+
+@pytest.mark.parametrize("part", ["_written", "_cues"])
+def test_a_defect_beside_the_aligner_costs_no_audio_either(part, monkeypatch):
+    def fail(*_args):
+        raise KeyError(part)
+        yield  # a generator as the real one
+
+    monkeypatch.setattr(captions, part, fail)
+    assert "audio" in run({"input": "One.", "timestamps": "word", "subtitles": ["srt"]})
+
+
 def test_subtitles_that_cannot_be_made_cost_a_warning_and_not_the_audio(monkeypatch):
     def fail_for_srt(cues, fmt):
         if fmt == "srt":
