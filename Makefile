@@ -56,7 +56,7 @@ clean:
 # The stamp is written last: an interrupted installation is repeated.
 $(READY): $(PINS)
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit(f"Python 3.11 is needed, this is {v}: make PYTHON=/path/to/python3.11")'
-	@echo "Installing the pinned packages into $(VENV) (5.6 GB, a few minutes)"
+	@echo "Installing the pinned packages into $(VENV) (6.7 GB, a few minutes)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements-nodeps.txt

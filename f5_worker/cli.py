@@ -1,8 +1,8 @@
 """Operator commands: `python -m f5_worker cache status|pull|push|verify|gc`, `doctor`, `selftest`,
 `say`, `studio`, `validate` and `boot-report`.
 
-Exit codes: 0 all is well, 1 something is missing or wrong (the table says what), 2 the settings are wrong, 3 the bucket,
-the hub or the disk failed, 130 Ctrl-C.
+Exit codes: 0 all is well, 1 something is missing or wrong (the table says what), 2 the settings are wrong, 3 the bucket
+or the disk failed, 130 Ctrl-C.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import signal
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -15,10 +16,19 @@ from f5_worker.jobs import Result
 from f5_worker.subtitles import CONTENT_TYPES
 
 _SHOWN_CHARS = 40
+# Of the SDK (serverless.start), which passes over what it does not know and would speak test_input.json instead.
+_OPTIONS = ("--test_input", "--rp_serve_api", "--rp_api_host", "--rp_api_port", "--rp_api_concurrency", "--rp_log_level", "--rp_debugger")
 
 
 def check_arguments(argv: Sequence[str]) -> None:
-    """Refuse a --test_input that is no JSON object, before anything is loaded. Raises RequestError."""
+    """Refuse an option that the SDK does not know, and a --test_input that is no JSON object, before anything is loaded.
+
+    Raises:
+        RequestError
+    """
+    given_options = [arg.partition("=")[0] for arg in argv[1:] if arg.startswith("--")]
+    if unknown := [option for option in given_options if option not in _OPTIONS]:
+        raise RequestError(f"{unknown[0]}: unknown option; there are {', '.join(_OPTIONS)}")
     for flag, text in zip(argv, [*argv[1:], ""], strict=True):
         given = flag.partition("=")[2] if flag.startswith("--test_input=") else text
         if flag == "--test_input" or flag.startswith("--test_input="):
@@ -38,6 +48,7 @@ def readable(handle: Callable[[Result], Awaitable[Result]]) -> Callable[[Result]
     """The same handler, with inline audio written to files: a terminal is no place for base64."""
 
     async def handle_locally(job: Result) -> Result:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the SDK's own ends with 0, as if the job were done
         result = await handle(job)
         folder = functools.cache(lambda: Path(tempfile.mkdtemp(prefix="f5-result-")))
         shown: Result = _shown(result, folder, "bin")

@@ -256,7 +256,7 @@ class _Reader:
                 f"add AWS_ENDPOINT_URL=https://s3.{_b2_region(key_id)}.backblazeb2.com"
             )
         if "/" in bucket:
-            self.problems.append(f"S3_BUCKET must be a bucket's name without slashes, got {bucket!r}")
+            self.problems.append("S3_BUCKET must be a bucket's name without slashes")  # keys may stand in a URL
         return S3Settings(
             bucket=bucket,
             access_key_id=key_id,

@@ -122,4 +122,5 @@ def _lacking(what: str) -> str:
     """What a refused call says about the key."""
     call = what.partition(" ")[0]
     or_missing = ", or the object is missing and the key may not list" if call in {"GET", "HEAD"} else ""
+    or_missing += ", or its secret is wrong, which this call does not tell: try the doctor" if call == "HEAD" else ""
     return f"the key lacks {PERMISSIONS.get(call, 'the permission for this call')}{or_missing}"

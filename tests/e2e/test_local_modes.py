@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import signal
 import socket
 import urllib.error
 import urllib.request
@@ -122,6 +123,22 @@ def test_a_bucket_that_does_not_answer_costs_seconds_and_not_the_service(seeded)
     assert "'base64': " in worker.log()
     assert "Traceback" not in worker.log()
     assert "s-e-c-r-e-t" not in worker.log()
+
+
+def test_an_interrupted_job_is_no_success(seeded):
+    surroundings, _ = seeded
+    job = {"input": {"input": "One sentence after another. " * 400, "quality": "high"}}
+    worker = surroundings.start({}, arguments=["--test_input", json.dumps(job)])
+    worker.until(lambda: "job.start" in worker.log())
+    worker.process.send_signal(signal.SIGINT)
+    assert worker.ended(ENDED_S) == 128 + signal.SIGINT, worker.log()
+    assert "Traceback" not in worker.log()
+
+
+def test_an_option_that_nobody_knows_is_refused_before_anything_is_loaded(surroundings):
+    worker = surroundings.start({}, arguments=["--test-input", "{}"])
+    assert worker.ended(ENDED_S) == 2, worker.log()
+    assert "--test-input: unknown option; there are --test_input, " in worker.log()
 
 
 def test_the_handler_started_alone_restores_by_itself(seeded):
