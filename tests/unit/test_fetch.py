@@ -92,14 +92,17 @@ def test_an_error_of_on_done_becomes_the_error_of_its_item(tmp_path: Path, raise
     assert second.error is None
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_defect_of_on_done_ends_the_call_with_an_internal_error(tmp_path: Path) -> None:
+def test_a_defect_of_on_done_ends_the_call_with_an_internal_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    died = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _raised: died.set())
+
     def defect(_outcome: Outcome) -> None:
         raise ZeroDivisionError
 
     with FaultProxy() as proxy:
         (outcome,) = fetch([item_for(proxy, tmp_path, "/b/a", BIG)], LIMITS, on_done=defect)
     assert type(outcome.error) is InternalError
+    assert died.wait(10)  # its thread may outlive the call
 
 
 def test_all_files_share_the_connections(tmp_path: Path) -> None:
