@@ -47,9 +47,8 @@ def _disk(root: Path, reason: str | None, *, instead: Path | None) -> Finding:
         return Finding(check, f"{free_bytes / 1e9:.1f} GB free", values={"free_bytes": free_bytes})
     if instead is None:
         return Finding(check, f"{reason}; not needed")
-    return warning(
-        check, "disk_unusable", f"{reason}; the worker takes {instead}", "make room there, or set MODEL_CACHE_DIR to the one you want"
-    )
+    first = "make room there" if reason.endswith("free") else "make it a directory that can be written"
+    return warning(check, "disk_unusable", f"{reason}; the worker takes {instead}", f"{first}, or set MODEL_CACHE_DIR to the one you want")
 
 
 def _existing(path: Path) -> Path:

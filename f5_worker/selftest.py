@@ -28,7 +28,7 @@ from rich.table import Table
 
 from f5_worker import boot, logs, wheels
 from f5_worker.audio import Samples
-from f5_worker.errors import SettingsError, WorkerError
+from f5_worker.errors import SettingsError, TranscriberUnavailable, WorkerError
 from f5_worker.manifest import ModelSpec, PinnedFile, load_model, load_transcriber
 from f5_worker.placement import choose
 from f5_worker.reference import default_voice
@@ -83,7 +83,8 @@ def command(
         Console(stderr=True).print(str(exc), markup=False)
         raise typer.Exit(_EXIT_SETTINGS) from exc
     except WorkerError as exc:
-        Console(stderr=True).print(str(exc), markup=False)
+        hint = "; --without-wer checks all but the words" if isinstance(exc, TranscriberUnavailable) else ""
+        Console(stderr=True).print(f"{exc}{hint}", markup=False)
         raise typer.Exit(_EXIT_FAILED) from exc
     _show(spec.name, rows, as_json=as_json)
     logging.shutdown()

@@ -155,3 +155,11 @@ def test_command_reports_every_preset_of_the_tiny_model(tiny: Path, tmp_path: Pa
 def test_command_that_cannot_be_run_says_why(tiny: Path, tmp_path: Path, changes: dict[str, str], code: int, said: str) -> None:
     done = run(tiny, tmp_path, "--without-wer", **changes)
     assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (code, True, False)
+
+
+def test_command_without_a_transcriber_names_the_option_that_needs_none(
+    tiny: Path, tmp_path: Path, spec: manifest.ModelSpec, paths: Paths
+) -> None:
+    fill(tmp_path, spec, paths)
+    done = run(tiny, tmp_path, HF_ENDPOINT="http://127.0.0.1:1")
+    assert (done.returncode, "TRANSCRIBER_UNAVAILABLE" in done.stderr, "--without-wer" in done.stderr) == (3, True, True), done.stderr

@@ -90,7 +90,14 @@ def test_a_candidate_without_room_is_named_with_what_is_taken_instead(settings: 
     ]
     assert "MB needed" in findings[0].seen
     assert str(settings.cache_dir_candidates[0]) in findings[0].seen
+    assert findings[0].remedy.startswith("make room there, ")
     assert list(small.parent.iterdir()) == []
+
+
+def test_a_candidate_that_is_a_file_needs_no_room(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "first").touch()
+    [first, _] = doctor_host.disks(settings, FILES)
+    assert (first.fault, first.remedy.partition(",")[0]) == ("disk_unusable", "make it a directory that can be written")
 
 
 def test_no_candidate_with_room_is_disk_full(settings: Settings, tmp_path: Path) -> None:
