@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from f5_worker import device, subtitles
 from f5_worker.casting import loaded_transcriber
 from f5_worker.delivery import File
-from f5_worker.errors import Cancelled, DeviceFailed, EngineError, OutOfMemory, RequestError, WorkerError
+from f5_worker.errors import Cancelled, EngineError, RequestError, WorkerError
 from f5_worker.jobs import Job, Result, Runtime, in_thread
 from f5_worker.speech import Segment, Speech
 
@@ -79,8 +79,7 @@ def _align(transcriber: Transcriber, job: Job, asked: request.Speech, speech: Sp
             aligned = align(transcriber, spoken, speech.sample_rate_hz, segment.chunk.spoken, language=language)
             found.append(list(_written(segment, aligned, texts[segment.passage], segment.start / speech.sample_rate_hz)))
         except _DEFECTS as exc:  # CUDA tells of its errors at a later call
-            kind = OutOfMemory if device.out_of_memory(exc) else DeviceFailed if device.broken(exc) else EngineError
-            raise kind("the words could not be aligned with the audio") from exc
+            raise device.failure(exc)("the words could not be aligned with the audio") from exc
     return found
 
 

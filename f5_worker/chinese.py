@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 
-from f5_worker.rewrite import Rule
+from f5_worker.rewrite import Rule, follows_name
 
 Match = re.Match[str]
 
@@ -160,7 +160,7 @@ def _dotted(match: Match) -> str:
 
 def _until(match: Match) -> str | None:
     """None inside a name: i7-9700K."""
-    if _IN_NAME.search(match.string[max(0, match.start() - 12) : match.start()]):
+    if follows_name(match):
         return None
     return "比" if _is_score(match) else "到"
 
@@ -211,7 +211,6 @@ def _inside_name(match: Match) -> str:
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _BEFORE_MINUS = "拔益绩分有了扣是为到至从在约达得于率温度额值差标数跌涨降升低高轴点成即共计下减加乘除和与或"
 _OF_MEASURES = "度元块万亿米分点层"
-_IN_NAME = re.compile(r"[A-Za-z]-?\d{1,9}(?:\.\d{1,9})?$")
 _ADDRESSES = (
     r"(?<![A-Za-z0-9_.+-])[A-Za-z0-9_.+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}",
     r"(?<![A-Za-z0-9])(?:https?://|www\.)[!-~]*[A-Za-z0-9/]",

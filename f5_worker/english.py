@@ -24,7 +24,7 @@ from f5_worker.english_forms import (
 from f5_worker.english_money import MONEY_RULES
 from f5_worker.english_numbers import AMOUNT, MINUS, NUMBER, ONE, START, cardinal, code, digits, number, ordinal, pairs, plural, with_stop
 from f5_worker.english_signs import FIRST_SIGN_RULES, SIGN_RULES
-from f5_worker.rewrite import Rule
+from f5_worker.rewrite import Rule, follows_name
 from f5_worker.shouting import CAPITALS
 
 Match = re.Match[str]
@@ -96,11 +96,10 @@ def _spaced_range(match: Match) -> str | None:
 
 def _glued_range(match: Match) -> str | None:
     """5-10, 5kg-10kg; but not in a name, as in i7-9700K and GPT-4-32k."""
-    named = _IN_NAME.search(match.string[max(0, match.start() - 12) : match.start()])
     letters = _LETTERS_AFTER.match(match.string, match.end())
     word = letters[1] if letters else ""
     is_word = word in _AFTER_NUMBER or (word.islower() and len(word) > 2)  # 5-10days
-    return None if named or (word and not is_word) else " to "
+    return None if follows_name(match) or (word and not is_word) else " to "
 
 
 def _per(match: Match) -> str | None:
@@ -151,7 +150,6 @@ def _shortened(match: Match) -> str:
     return SHORTENED[match[1]] + "." * at_end
 
 
-_IN_NAME = re.compile(r"[A-Za-z]-?\d{1,9}(?:\.\d{1,9})?$")
 _LETTERS_AFTER = re.compile(r"[$£€¥]?[\d.,:]{1,20}([A-Za-z]{1,12})")
 _AFTER_NUMBER = {*UNITS, *SCALES, *"st nd rd th s x am pm AM PM a p in year years".split()}
 _PARTS = frozenset({12, 16, 20, 24, 32, 64, 100, 1000})

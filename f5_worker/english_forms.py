@@ -13,7 +13,7 @@ _YEN = ("yen", "yen", "sen", "sen")
 _RUPEE = ("rupee", "rupees", "paisa", "paise")
 
 
-def _dollars_of(country: str) -> tuple[str, str, str, str]:
+def dollars_of(country: str) -> tuple[str, str, str, str]:
     return f"{country} dollar", f"{country} dollars", "cent", "cents"
 
 
@@ -21,9 +21,9 @@ def _dollars_of(country: str) -> tuple[str, str, str, str]:
 CURRENCIES = {
     "$": _DOLLAR, "£": _POUND, "€": _EURO, "¥": _YEN, "₹": _RUPEE, "₩": ("won", "won", "jeon", "jeon"),
     "₽": ("ruble", "rubles", "kopeck", "kopecks"), "₿": ("bitcoin", "bitcoins", "", ""),
-    "US$": _dollars_of("US"), "A$": _dollars_of("Australian"), "C$": _dollars_of("Canadian"), "HK$": _dollars_of("Hong Kong"),
-    "CA$": _dollars_of("Canadian"), "AU$": _dollars_of("Australian"), "R$": ("real", "reais", "centavo", "centavos"),
-    "NZ$": _dollars_of("New Zealand"), "USD": _dollars_of("US"), "AUD": _dollars_of("Australian"), "CAD": _dollars_of("Canadian"),
+    "US$": dollars_of("US"), "A$": dollars_of("Australian"), "C$": dollars_of("Canadian"), "HK$": dollars_of("Hong Kong"),
+    "CA$": dollars_of("Canadian"), "AU$": dollars_of("Australian"), "R$": ("real", "reais", "centavo", "centavos"),
+    "NZ$": dollars_of("New Zealand"), "USD": dollars_of("US"), "AUD": dollars_of("Australian"), "CAD": dollars_of("Canadian"),
     "GBP": _POUND, "EUR": _EURO, "JPY": _YEN, "INR": _RUPEE, "CNY": ("yuan", "yuan", "fen", "fen"), "RMB": ("yuan", "yuan", "fen", "fen"),
     "CHF": ("Swiss franc", "Swiss francs", "centime", "centimes"), "¢": ("cent", "cents", "", ""),
 }  # fmt: skip

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 
-from f5_worker.english_forms import CURRENCIES, SCALES
+from f5_worker.english_forms import CURRENCIES, SCALES, dollars_of
 from f5_worker.english_numbers import AMOUNT, MINUS, NUMBER, ONE, START, cardinal, number, with_stop
 from f5_worker.rewrite import Rule
 
@@ -19,7 +19,7 @@ _DEAL = re.compile(r" (?:deal|fund|loan|bond|grant|bid|offer|contract|project|pl
 
 def _currency(match: Match) -> str:
     found = match.groupdict()
-    one, many, small_one, small_many = CURRENCIES.get(match["sign"]) or _dollars(match["sign"])
+    one, many, small_one, small_many = CURRENCIES.get(match["sign"]) or dollars_of(match["sign"][:-1])  # XX$
     if found.get("one") is not None and re.compile("[ -][a-z]").match(match.string, match.end()):
         many, small_many = one, small_one
     amount, scale = with_stop(match["amount"]), match["scale"] or SCALES.get(match["letter"])
@@ -36,11 +36,6 @@ def _currency(match: Match) -> str:
         return minus + small
     large = f"{number(units or '0')} {one if units == '1' else many}"
     return f"{minus}{large} and {small}" if cents else minus + large
-
-
-def _dollars(sign: str) -> tuple[str, str, str, str]:
-    """Of a country that we do not know: XX$."""
-    return f"{sign[:-1]} dollar", f"{sign[:-1]} dollars", "cent", "cents"
 
 
 MONEY_RULES: list[Rule] = [

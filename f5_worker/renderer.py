@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from f5_worker import device
 from f5_worker.audio import Samples
 from f5_worker.backend import Backend
-from f5_worker.errors import Cancelled, DeviceFailed, EngineError, OutOfMemory
+from f5_worker.errors import Cancelled, EngineError, OutOfMemory
 from f5_worker.manifest import ModelSpec
 from f5_worker.passes import Pass, reference_text
 from f5_worker.speech import Options
@@ -57,8 +57,7 @@ class Renderer:
                 return self._render(passes, options)
             except (RuntimeError, AssertionError) as exc:
                 if not device.out_of_memory(exc):
-                    kind = DeviceFailed if device.broken(exc) else EngineError
-                    raise kind(f"the model failed: {type(exc).__name__}") from exc
+                    raise device.failure(exc)(f"the model failed: {type(exc).__name__}") from exc
             finally:
                 self._cancelled = None
                 self._cfm.transformer.clear_cache()  # an aborted pass leaves its text embedding there

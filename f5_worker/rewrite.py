@@ -11,6 +11,12 @@ from functools import cached_property
 Speak = Callable[[re.Match[str]], str | None]  # None: not this rule's business after all
 Rule = tuple[re.Pattern[str], Speak]
 Claim = tuple[int, int, str]  # (start, end, words): this span of the written text is spoken as the words
+_NAME_BEFORE = re.compile(r"[A-Za-z]-?\d{1,9}(?:\.\d{1,9})?$")
+
+
+def follows_name(match: re.Match[str]) -> bool:
+    """Whether a name with a number ends where the match begins: i7, GPT-4."""
+    return _NAME_BEFORE.search(match.string[max(0, match.start() - 12) : match.start()]) is not None
 
 
 @dataclass(frozen=True)

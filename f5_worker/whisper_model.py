@@ -150,5 +150,4 @@ def _computing() -> Iterator[None]:
     except (RuntimeError, AssertionError, IndexError) as exc:
         if device.out_of_memory(exc):
             raise OutOfMemory("the GPU's memory does not hold the transcriber: pass ref_text and ask for no word timestamps") from exc
-        kind = DeviceFailed if device.broken(exc) else EngineError
-        raise kind(f"speech recognition failed: {type(exc).__name__}") from exc
+        raise device.failure(exc)(f"speech recognition failed: {type(exc).__name__}") from exc

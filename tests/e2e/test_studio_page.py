@@ -23,7 +23,7 @@ from f5_worker.endpoint import RunpodEndpoint
 from f5_worker.studio import Studio
 from tests import browser, sounds
 from tests.e2e.test_demo import processes_of
-from tests.fakes.runpod_server import API_KEY, RunpodServer
+from tests.fakes.runpod_server import RunpodServer
 from tests.worker_process import ROOT, base_env, kill_group, until
 
 BOOTING_S = 120
@@ -224,11 +224,8 @@ def test_the_worker_tells_its_voices_and_its_boot(page):
 
 
 def test_an_endpoint_is_waited_for_and_its_speech_comes_out_of_its_bucket(chromium, surroundings, monkeypatch):
-    import runpod
-
     with RunpodServer() as server:
-        monkeypatch.setattr(runpod, "endpoint_url_base", server.client_url)
-        monkeypatch.setattr(runpod, "api_key", API_KEY)
+        server.takes_client(monkeypatch)
         server.workers = {"initializing": 1}
         with Studio(RunpodEndpoint(server.endpoint_id), 0) as running:
             thread = threading.Thread(target=running.serve_forever)

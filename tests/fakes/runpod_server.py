@@ -117,6 +117,13 @@ class RunpodServer:
         """RUNPOD_ENDPOINT_BASE_URL for the official client; its API key is API_KEY."""
         return f"{self.url}/v2"
 
+    def takes_client(self, monkeypatch: Any) -> None:
+        """Point the official client of this process at the server until the test ends."""
+        import runpod
+
+        monkeypatch.setattr(runpod, "endpoint_url_base", self.client_url)
+        monkeypatch.setattr(runpod, "api_key", API_KEY)
+
     def worker_env(self, worker: str = "worker-1") -> dict[str, str]:
         """What the platform sets in a worker's container."""
         base = f"{self.url}/v2/{self.endpoint_id}"

@@ -69,11 +69,8 @@ class Script:
 
 @pytest.fixture
 def server(monkeypatch):
-    import runpod
-
     with RunpodServer(poll_s=0.3) as running:
-        monkeypatch.setattr(runpod, "endpoint_url_base", running.client_url)
-        monkeypatch.setattr(runpod, "api_key", API_KEY)
+        running.takes_client(monkeypatch)
         monkeypatch.setattr(endpoint, "TROUBLE_S", 0.1)
         yield running
 

@@ -29,11 +29,8 @@ ENDED_S = 30
 
 @pytest.fixture
 def platform(monkeypatch):
-    import runpod
-
     with RunpodServer(poll_s=0.1) as running:
-        monkeypatch.setattr(runpod, "endpoint_url_base", running.client_url)
-        monkeypatch.setattr(runpod, "api_key", API_KEY)
+        running.takes_client(monkeypatch)
         yield running
 
 

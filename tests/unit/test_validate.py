@@ -40,11 +40,8 @@ def healthy(job_input, *, version: str = "0.1.0"):
 
 @pytest.fixture
 def server(monkeypatch):
-    import runpod
-
     with RunpodServer(poll_s=0.3) as running:
-        monkeypatch.setattr(runpod, "endpoint_url_base", running.client_url)
-        monkeypatch.setattr(runpod, "api_key", API_KEY)
+        running.takes_client(monkeypatch)
         yield running
 
 
