@@ -17,7 +17,7 @@ from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from f5_worker import boot, channel, fitness, local, logs, report, wheels
-from f5_worker.ahead import importing, prepare_when_idle
+from f5_worker.ahead import prepare_when_idle, preparing
 from f5_worker.cache import HubCache
 from f5_worker.errors import CacheError, RequestError, SettingsError, WorkerError
 from f5_worker.jobs import Channel, gpu_slot
@@ -91,7 +91,8 @@ def serve(settings: Settings) -> None:
         backend = choose_backend(settings.flash_attn)
         engine = Engine.build(spec, backend)
     slot = gpu_slot()
-    with timeline.phase("wait for weights", lane="handler"), importing(slot):
+    rehearsals = [lambda: rehearse(engine, timeline)] if backend.device.type == "cuda" else []
+    with timeline.phase("wait for weights", lane="handler"), preparing(slot, *rehearsals):
         restored = boot.join(spec.files, settings, cache_store, os.environ, timeline=timeline)
     with timeline.phase("load model", lane="handler"):
         engine.load(restored.paths)
@@ -124,6 +125,12 @@ def serve(settings: Settings) -> None:
         on_demand.stop()
         end(publisher, wait=one_job)
         traces.stop()
+
+
+def rehearse(engine: Engine, timeline: Timeline) -> None:
+    """CUDA loads its kernels when they are first used, which takes longer than loading the weights (docs/decisions/0022)."""
+    with timeline.phase("rehearse", lane="gpu"):
+        engine.rehearse()
 
 
 def import_sdk(log_level: str = "INFO") -> ModuleType:

@@ -101,7 +101,11 @@ def measure_ours(folder: Path, calls: int, nfe: int) -> dict[str, Any]:
 
 
 def measure_soak(folder: Path, jobs: int) -> dict[str, Any]:
-    """Short jobs of the tiny model: texts, voices, speeds and seeds change; every tenth is cancelled."""
+    """Short jobs of the tiny model: texts, voices, speeds and seeds change; every tenth is cancelled.
+
+    The numbers are mixed, so that the first hundred texts are as long as the later ones: with job 1 to job 1000 they grow, and memory with
+    them, which says nothing of a leak.
+    """
     from f5_worker.engine import Engine, Options, Passage
     from f5_worker.errors import Cancelled
     from f5_worker.reference import default_voice
@@ -115,7 +119,7 @@ def measure_soak(folder: Path, jobs: int) -> dict[str, Any]:
         tempfile.tempdir = scratch
         for job in range(1, jobs + 1):
             options = Options(seed=job, nfe_step=SOAK_NFE, speed=(1.0, 1.6)[job % 2])
-            passages = [Passage(f"This is job number {job}."), Passage("Yes, it is.", voice="b")]
+            passages = [Passage(f"This is job number {100 + job * 577 % 900}."), Passage("Yes, it is.", voice="b")]
             try:
                 engine.synthesize(passages, voices, options, cancelled=lambda job=job: job % 10 == 0)
             except Cancelled:
@@ -149,6 +153,7 @@ class Inside:
 
     def __init__(self, engine: Any) -> None:
         self.seconds = 0.0
+        self._finish = finish_of(engine.backend.device)
         engine._cfm.sample = self._timed(engine._cfm.sample)  # noqa: SLF001 - a benchmark looks inside
         engine._renderer.vocoder.forward = self._timed(engine._renderer.vocoder.forward)  # noqa: SLF001
 
@@ -158,9 +163,17 @@ class Inside:
             try:
                 return compute(*args, **kwargs)
             finally:
+                self._finish()
                 self.seconds += time.perf_counter() - started
 
         return run
+
+
+def finish_of(device: Any) -> Callable[[], None]:
+    """Waits for what a call has left running on the device."""
+    import torch
+
+    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
 def loaded(engine_class: Any, folder: Path) -> Any:
@@ -197,10 +210,10 @@ def rss_bytes() -> int:
     return int(found[1]) * 1024
 
 
-def in_process(what: str, folder: Path, **numbers: int) -> dict[str, Any]:
+def in_process(what: str, folder: Path, *, module: str = "benchmarks.engine", **numbers: int) -> dict[str, Any]:
     print(f"  {what}: {', '.join(f'{name} {value}' for name, value in numbers.items())}", file=sys.stderr, flush=True)
     options = [f"--{name}={value}" for name, value in numbers.items()]
-    command = [sys.executable, "-m", "benchmarks.engine", "--measure", what, "--model", str(folder), *options]
+    command = [sys.executable, "-m", module, "--measure", what, "--model", str(folder), *options]
     done = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 _SAMPLE_S = 0.05
@@ -86,6 +87,7 @@ def machine() -> dict[str, object]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "torch": metadata.version("torch"),
         "load_average_1min": os.getloadavg()[0],
     }
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
+
+from f5_worker.speech_request import QUALITY_STEPS
 
 RESULTS = Path(__file__).with_name("results")
 TARGET = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -18,9 +21,10 @@ RESTORES = {
 INTRO = """# Performance
 
 Written by `python -m benchmarks.report` from `benchmarks/results/`; `make bench` measures again. Two noisy cores without a GPU, store and
-the emulated line on the same cores: compare ratios within one run. **Not measured: a GPU, a real Backblaze B2 or AWS, real
-weights** (the files are random bytes, or a random checkpoint, of the real sizes), slow start and loss of a real line. The Xeon has
-neither SHA extensions nor instructions for bfloat16: SHA-256 of the weights takes 3.5 s of one core there, and 1 s on the EPYC.
+the emulated line on the same cores, unless said otherwise: compare ratios within one run. **Not measured: a real Backblaze B2 or AWS, real
+weights** (the files are random bytes, or a random checkpoint, of the real sizes), slow start and loss of a real line; on a GPU the pinned
+torch and flash-attn wheel. The Xeon of 2.5 GHz has neither SHA extensions nor instructions for bfloat16: SHA-256 of the weights takes 3.5 s
+of one core there, and 1 s on the EPYC.
 """
 
 
@@ -41,12 +45,12 @@ def verdict(bars: Sequence[Bar]) -> int:
 
 
 def main() -> None:
-    parts = [INTRO, *(restore(name, title) for name, title in RESTORES.items()), boot(), broken(), load(), engine(), formats()]
-    TARGET.write_text("\n".join(part for part in parts if part), encoding="utf-8")
+    parts = [INTRO, *(restore(name, title) for name, title in RESTORES.items()), boot(), broken(), load(), engine(), cuda(), formats()]
+    TARGET.write_text("\n".join(part for part in [*parts, elsewhere()] if part), encoding="utf-8")
 
 
-def read(name: str) -> dict[str, Any] | None:
-    path = RESULTS / f"{name}.json"
+def read(name: str, folder: Path = RESULTS) -> dict[str, Any] | None:
+    path = folder / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
@@ -87,7 +91,7 @@ def restore(name: str, title: str) -> str:
 
 
 def cells(bar: Bar) -> list[str]:
-    return [bar.name, f"{bar.value:.2f}", bar.wanted, mark(bar.is_met)]
+    return [bar.name, f"{bar.value:.2f}" if bar.value >= 0.01 else f"{bar.value:.2g}", bar.wanted, mark(bar.is_met)]
 
 
 def peers_of(result: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -188,10 +192,7 @@ def engine() -> str:
         [who, f"{r['calls_s'][0]:.2f}", f"{min(r['calls_s']):.2f}", f"{r['rtf']:.2f}", f"{r['peak_rss_gb']:.2f}"]
         for who, r in ((who, result[who]) for who in ("upstream", "ours"))
     ]
-    bars = [
-        [name, f"{result['figures'][name]:.4g}", f"{sign} {bar:g}", mark(result["met"][name])]
-        for name, (sign, bar) in result["bars"].items()
-    ]
+    bars = [cells(bar) for bar in engine_bars(result)]
     soak = result["soak"]
     return (
         f"## Synthesis on the CPU, full size, NFE {result['nfe']}\n\n{taken(result)} {result['ours']['spoken_s']:.1f} s of speech a call; "
@@ -199,6 +200,47 @@ def engine() -> str:
         f"{table(head, rows)}\n{table(['bar', 'value', 'wanted', ''], bars)}\n"
         f"Overhead is all but sampling and vocoder. The soak is {soak['jobs']} short jobs of the tiny model.\n"
     )
+
+
+def engine_bars(result: dict[str, Any]) -> list[Bar]:
+    return [Bar(name, result["figures"][name], f"{sign} {bar:g}", result["met"][name]) for name, (sign, bar) in result["bars"].items()]
+
+
+def cuda() -> str:
+    result = read("cuda")
+    if result is None:
+        return ""
+    sides = {side: result[side] for side in ("upstream", "torch", "flash_attn")}
+    head = ["NFE", "text", "audio s", *(f"{side} s" for side in sides), "upstream / ours", "first part s", "device MB (upstream)"]
+    rows = []
+    for index, row in enumerate(sides["upstream"]["rows"]):
+        all_s = {side: median(found["rows"][index]["calls_s"]) for side, found in sides.items()}
+        best = min(("torch", "flash_attn"), key=lambda side: all_s[side])
+        ours = sides[best]["rows"][index]
+        rows.append([
+            str(QUALITY_STEPS[row["preset"]]), row["text"], f"{row['audio_s']:.1f}", *(f"{s:.2f}" for s in all_s.values()),
+            f"{all_s['upstream'] / all_s[best]:.1f}", f"{ours['first_part_s']:.2f}",
+            f"{ours['peak_device_bytes'] / 1e6:.0f} ({row['peak_device_bytes'] / 1e6:.0f})",
+        ])  # fmt: skip
+    load = ", ".join(f"{side} {found['load_s']:.2f} s" for side, found in sides.items())
+    return (
+        f"## Synthesis on a GPU, full size\n\n{taken(result)} {sides['torch']['device']['device']}, float16, "
+        f"torch {sides['torch']['device']['torch']}; `torch` and `flash_attn` are ours by either attention, the latter with batches. "
+        f"Load with the vocoder: {load}.\n\n{table(head, rows)}"
+    )
+
+
+def elsewhere() -> str:
+    """Bars of runs on other machines, in folders beside the results."""
+    rows = []
+    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        for name, bars in BARS.items():
+            result = read(name, folder)
+            if result is not None:
+                machine = result["machine"]
+                where = f"{machine['cpu']}, {machine['cores']} cores, {machine['taken'][:10]}, {machine['commit'][:7]}"
+                rows += [[where, name, *cells(bar)] for bar in bars(result)]
+    return f"## The same bars on other machines\n\n{table(['machine', 'benchmark', 'bar', 'value', 'wanted', ''], rows)}" if rows else ""
 
 
 def formats() -> str:
@@ -209,6 +251,8 @@ def formats() -> str:
     rows = [[fmt, f"{r['encode_s']:.3f}", f"{r['bytes']:,}", f"{r['kbps']:.0f}"] for fmt, r in sorted(result["formats"].items())]
     return f"## Encoding {result['audio_seconds']} s of speech\n\n{table(head, rows)}"
 
+
+BARS = {**dict.fromkeys(RESTORES, restore_bars), "boot": boot_bars, "engine": engine_bars}
 
 if __name__ == "__main__":
     main()

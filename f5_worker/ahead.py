@@ -16,10 +16,10 @@ _IDLE_S = 10.0  # a job that waits for the worker to start has begun by then
 
 
 @contextmanager
-def importing(slot: Executor) -> Iterator[None]:
-    """Import the modules in the slot, one after the other, until the block ends; then at most one of them is still being imported."""
+def preparing(slot: Executor, *first: Callable[[], object]) -> Iterator[None]:
+    """Call the first, then import the modules, in the slot, one after the other, until the block ends; then at most one still runs."""
     ended = threading.Event()
-    _do_next(slot, _imports(), ended)
+    _do_next(slot, [*first, *_imports()], ended)
     try:
         yield
     finally:

@@ -40,6 +40,8 @@ _SCHEDULED_STEPS = (5, 6, 7, 10, 12, 16, 32)  # f5_tts.model.utils.get_epss_time
 _HALVED_BATCH = "the device's memory does not hold {} chunks at once: computed in two runs, their samples can differ in the last digits"
 _HALVED_CHUNK = "the device's memory does not hold a chunk: said in {} parts, it sounds unlike the same request and seed with more memory"
 
+_REHEARSED = "This is said to nobody, before there is a voice to say it in, and takes about five seconds."
+
 IsCancelled = Callable[[], bool]
 OnChunk = Callable[[int, int], None]
 
@@ -85,6 +87,21 @@ class Engine:
         self._renderer.vocoder = weights.load_vocoder(self._up, spec, paths[spec.vocoder.config], paths[spec.vocoder.weights], device)
         seconds = time.perf_counter() - started
         log.info("model_load model=%s device=%s dtype=%s seconds=%.2f", spec.name, device, self.backend.dtype, seconds)
+
+    def rehearse(self) -> None:
+        """Make the device load what passes need before the weights are there: speak with zeros for weights, a copy of its own.
+
+        Raises:
+            OutOfMemory, DeviceFailed, EngineError: the device failed.
+        """
+        cfm, vocoder = weights.blank(self._up, self.spec, self.backend)
+        rehearsal = Renderer(self.spec, self.backend, self._up, cfm)
+        rehearsal.vocoder = vocoder
+        hop, options = int(self.spec.mel["hop_length"]), Options(seed=0, nfe_step=1)
+        two = passes.plan([Passage(_REHEARSED)] * 2, {None: default_voice()}, options, hop=hop).passes
+        rehearsal.render(two[:1], options, lambda: False)
+        if self.backend.batched:
+            rehearsal.render(two, options, lambda: False)
 
     def warm_up(self) -> None:
         """Make the first job of this thread as fast as the later ones: one step over a short reference."""

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -36,6 +36,9 @@ _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 # time_embed; positions above 256 have no exact bfloat16.
 _WIDE = ("transformer.time_embed.", "transformer.rotary_embed.")
 _READERS = 4  # tensors in flight: enough to keep the disk and two cores busy, 4 x 12 MB of buffers
+
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Vocoder(nn.Module):
@@ -110,6 +113,23 @@ def load_cfm(cfm: Any, spec: ModelSpec, vocab: dict[str, int], checkpoint: Path,
         _solve_in_float32(cfm.to(device=device).transformer, dtype)
     else:
         cfm.to(device=device, dtype=dtype)
+
+
+def blank(upstream: Upstream, spec: ModelSpec, backend: Backend) -> tuple[nn.Module, Vocoder]:
+    """The model and a vocoder of the size of vocos-mel-24khz on the device, with zeros for weights: what a pass computes, but no speech."""
+    cfm: Any = build_cfm(upstream, spec, backend)
+    with Weightless():
+        backbone = upstream.VocosBackbone(input_channels=spec.mel["n_mel_channels"], dim=512, intermediate_dim=1536, num_layers=8)
+        head = upstream.ISTFTHead(dim=512, n_fft=spec.mel["n_fft"], hop_length=spec.mel["hop_length"], padding="center")
+    cfm.vocab_char_map = {}
+    return _zeroed(cfm, backend.device, backend.dtype), _zeroed(Vocoder(backbone, head), backend.device, torch.float32)
+
+
+def _zeroed(module: M, device: torch.device, dtype: torch.dtype) -> M:
+    uninitialised = {name: tensor.shape for name, tensor in module.state_dict().items() if tensor.is_meta}
+    zeros = {name: torch.zeros(shape, device=device, dtype=dtype) for name, shape in uninitialised.items()}
+    module.load_state_dict(zeros, strict=False, assign=True)
+    return module.to(device, dtype).requires_grad_(False).eval()
 
 
 def _solve_in_float32(transformer: nn.Module, dtype: torch.dtype) -> None:

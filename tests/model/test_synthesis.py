@@ -17,12 +17,13 @@ import psutil
 import pytest
 import torch
 
+from f5_worker import manifest
 from f5_worker.engine import Engine, Passage
 from f5_worker.errors import Cancelled, DeviceFailed, EngineError, OutOfMemory, TextEmpty, TextTooLong
 from f5_worker.passes import max_chunk_bytes
 from f5_worker.post import integrated_lufs
 from f5_worker.reference import Voice
-from tests.model.conftest import OPTIONS, SENTENCE, digest, never, speak
+from tests.model.conftest import FLOAT32, OPTIONS, SENTENCE, Paths, digest, loaded, never, speak
 
 
 def test_speech_is_audible_and_as_long_as_the_text_takes(engine: Engine, voice: Voice) -> None:
@@ -338,3 +339,13 @@ def test_the_finish_that_was_asked_for_is_in_the_samples(engine: Engine, voice: 
     assert integrated_lufs(loud.samples, loud.sample_rate_hz) == pytest.approx(-20.0, abs=0.5)
     assert faded.samples[0] == faded.samples[-1] == 0.0
     assert digest(plain) not in {digest(loud), digest(faded)}
+
+
+@pytest.mark.filterwarnings("ignore:attn_mask_enabled:UserWarning")  # of torch's attention, which computes batches in tests only
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_rehearsal_needs_no_weights_and_changes_nothing(spec: manifest.ModelSpec, paths: Paths, voice: Voice, batched: bool) -> None:
+    expected = digest(speak(loaded(spec, paths, FLOAT32), SENTENCE, voice))
+    rehearsed = Engine.build(spec, replace(FLOAT32, batched=batched))
+    rehearsed.rehearse()
+    rehearsed.load(paths)
+    assert digest(speak(rehearsed, SENTENCE, voice)) == expected

@@ -43,8 +43,24 @@ def slot() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
+def test_what_is_to_be_first_comes_before_the_imports(imports: Imports, slot: ThreadPoolExecutor) -> None:
+    imports.go_on.set()
+    with ahead.preparing(slot, lambda: imports.order.append("a rehearsal")):
+        assert imports.begun.wait(WAIT_S)
+    assert imports.order[0] == "a rehearsal"
+
+
+def test_a_first_that_fails_keeps_nothing_from_being_imported(imports: Imports, slot: ThreadPoolExecutor) -> None:
+    def fail() -> None:
+        raise OSError
+
+    imports.go_on.set()
+    with ahead.preparing(slot, fail):
+        assert imports.begun.wait(WAIT_S)
+
+
 def test_what_the_slot_is_given_meanwhile_waits_for_one_import_at_most(imports: Imports, slot: ThreadPoolExecutor) -> None:
-    with ahead.importing(slot):
+    with ahead.preparing(slot):
         assert imports.begun.wait(WAIT_S)
         job = slot.submit(imports.order.append, "a job")
         imports.go_on.set()
@@ -53,7 +69,7 @@ def test_what_the_slot_is_given_meanwhile_waits_for_one_import_at_most(imports: 
 
 
 def test_nothing_more_is_imported_when_the_block_has_ended(imports: Imports, slot: ThreadPoolExecutor) -> None:
-    with ahead.importing(slot):
+    with ahead.preparing(slot):
         assert imports.begun.wait(WAIT_S)
     imports.go_on.set()
     for _ in ahead.MODULES:
@@ -63,7 +79,7 @@ def test_nothing_more_is_imported_when_the_block_has_ended(imports: Imports, slo
 
 def test_who_has_not_to_wait_waits_for_no_import(imports: Imports, slot: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "_GRACE_S", WAIT_S)
-    with ahead.importing(slot):
+    with ahead.preparing(slot):
         pass
     slot.submit(lambda: None).result(WAIT_S / 2)
     assert imports.order == []
