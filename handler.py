@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -91,9 +92,12 @@ def serve(settings: Settings) -> None:
         backend = choose_backend(settings.flash_attn)
         engine = Engine.build(spec, backend)
     slot = gpu_slot()
-    rehearsals = [lambda: rehearse(engine, timeline)] if backend.device.type == "cuda" else []
+    rehearsals = [partial(rehearse, engine, timeline)] if backend.device.type == "cuda" else []
     with timeline.phase("wait for weights", lane="handler"), preparing(slot, *rehearsals):
         restored = boot.join(spec.files, settings, cache_store, os.environ, timeline=timeline)
+    if rehearsals:  # beside it the load would take twice the memory
+        with timeline.phase("wait for rehearsal", lane="handler"):
+            slot.submit(int).result()
     with timeline.phase("load model", lane="handler"):
         engine.load(restored.paths)
     with timeline.phase("warm up", lane="handler"):
@@ -129,8 +133,11 @@ def serve(settings: Settings) -> None:
 
 def rehearse(engine: Engine, timeline: Timeline) -> None:
     """CUDA loads its kernels when they are first used, which takes longer than loading the weights (docs/decisions/0022)."""
-    with timeline.phase("rehearse", lane="gpu"):
-        engine.rehearse()
+    try:
+        with timeline.phase("rehearse", lane="gpu"):
+            engine.rehearse()
+    except (WorkerError, RuntimeError, TypeError, ValueError) as error:
+        log.warning("boot.rehearsal_failed error=%r effect='the warm-up takes longer'", str(error))
 
 
 def import_sdk(log_level: str = "INFO") -> ModuleType:

@@ -22,10 +22,10 @@ from benchmarks.engine import LONG_TEXT, TEXT, Inside, in_process
 from benchmarks.load import ROOT, peak_rss_gb, spec_of
 from f5_worker.speech_request import QUALITY_STEPS
 
-MINUTE = " ".join([LONG_TEXT] * 2)
+TEXTS = {"10 s": TEXT, "minute": " ".join([LONG_TEXT] * 2)}
 
 
-def measure_ours(folder: Path, calls: int, flash: str) -> dict[str, Any]:
+def measure_ours(folder: Path, calls: int, attention: str) -> dict[str, Any]:
     import torch
 
     from f5_worker.backend import choose_backend
@@ -35,31 +35,31 @@ def measure_ours(folder: Path, calls: int, flash: str) -> dict[str, Any]:
     torch.zeros(1, device="cuda")
     context_s = time.perf_counter() - started
     spec, paths = spec_of(folder)
-    engine = Engine.build(spec, choose_backend(flash))
+    engine = Engine.build(spec, choose_backend("off" if attention == "torch" else "auto"))
+    assert engine.backend.attn_backend == attention, "flash-attn cannot be imported"
     started = time.perf_counter()
     engine.load(paths)
     torch.cuda.synchronize()
     load_s, started = time.perf_counter() - started, time.perf_counter()
     engine.warm_up()
     warm_up_s = time.perf_counter() - started
-    rows = []
+    inside, rows = Inside(engine), []
     for preset, nfe_step in QUALITY_STEPS.items():
-        rows.append({"preset": preset, "text": "10 s"} | spoken(engine, TEXT, nfe_step, calls))
-        rows.append({"preset": preset, "text": "minute"} | spoken(engine, MINUTE, nfe_step, max(2, calls // 2)))
+        for name, text in TEXTS.items():
+            rows.append({"preset": preset, "text": name} | spoken(engine, inside, text, nfe_step, calls))
     return {
         "device": engine.describe(), "context_s": context_s, "load_s": load_s, "warm_up_s": warm_up_s, "rows": rows,
         "weights_bytes": weights_bytes(engine), "peak_rss_gb": peak_rss_gb(),
     }  # fmt: skip
 
 
-def spoken(engine: Any, text: str, nfe_step: int, calls: int) -> dict[str, Any]:
+def spoken(engine: Any, inside: Inside, text: str, nfe_step: int, calls: int) -> dict[str, Any]:
     """Calls in turn: seconds of each, seconds to the first part, what is neither sampling nor vocoder, and the device's memory."""
     import torch
 
     from f5_worker.engine import Options, Passage
     from f5_worker.reference import default_voice
 
-    inside = Inside(engine)
     seconds, first, overhead, audio_s, chunks = [], [], [], 0.0, 0
     torch.cuda.reset_peak_memory_stats()
     for seed in range(calls):
@@ -105,10 +105,10 @@ def measure_upstream(folder: Path, calls: int) -> dict[str, Any]:
         wav = Path(scratch) / "reference.wav"
         soundfile.write(wav, voice.samples, voice.sample_rate_hz, subtype="FLOAT")
         for preset, nfe_step in QUALITY_STEPS.items():
-            for name, text, times in (("10 s", TEXT, calls), ("minute", MINUTE, max(2, calls // 2))):
+            for name, text in TEXTS.items():
                 seconds, audio_s = [], 0.0
                 torch.cuda.reset_peak_memory_stats()
-                for _ in range(times):
+                for _ in range(calls):
                     started = time.perf_counter()
                     wave, rate_hz, _ = utils_infer.infer_process(
                         str(wav), voice.text, text, model, vocoder, nfe_step=nfe_step, progress=None, show_info=lambda *_: None,
@@ -148,8 +148,8 @@ def main() -> int:
     if args.measure:
         measures = {
             "upstream": lambda: measure_upstream(args.model, args.calls),
-            "torch": lambda: measure_ours(args.model, args.calls, "off"),
-            "flash_attn": lambda: measure_ours(args.model, args.calls, "auto"),
+            "torch": lambda: measure_ours(args.model, args.calls, "torch"),
+            "flash_attn": lambda: measure_ours(args.model, args.calls, "flash_attn"),
         }
         print(json.dumps(measures[args.measure]()))
         return 0

@@ -56,11 +56,15 @@ def read(name: str, folder: Path = RESULTS) -> dict[str, Any] | None:
 
 def taken(result: dict[str, Any]) -> str:
     machine = result["machine"]
-    commit, plus, changes = machine["commit"].partition("+")
     return (
-        f"Taken {machine['taken'][:10]} at commit {commit[:7]}{plus}{changes}, {machine['cores']} cores ({machine['cpu']}), "
+        f"Taken {machine['taken'][:10]} at commit {commit_of(machine)}, {machine['cores']} cores ({machine['cpu']}), "
         f"load average {machine['load_average_1min']:.1f}, median of {result['runs']}."
     )
+
+
+def commit_of(machine: dict[str, Any]) -> str:
+    commit, plus, changes = machine["commit"].partition("+")
+    return f"{commit[:7]}{plus}{changes}"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -211,22 +215,22 @@ def cuda() -> str:
     if result is None:
         return ""
     sides = {side: result[side] for side in ("upstream", "torch", "flash_attn")}
-    head = ["NFE", "text", "audio s", *(f"{side} s" for side in sides), "upstream / ours", "first part s", "device MB (upstream)"]
+    head = ["NFE", "text", "audio s", *(f"{side} s" for side in sides), "upstream / flash_attn", "first part s", "device MB (upstream)"]
     rows = []
     for index, row in enumerate(sides["upstream"]["rows"]):
         all_s = {side: median(found["rows"][index]["calls_s"]) for side, found in sides.items()}
-        best = min(("torch", "flash_attn"), key=lambda side: all_s[side])
-        ours = sides[best]["rows"][index]
+        ours = sides["flash_attn"]["rows"][index]
         rows.append([
             str(QUALITY_STEPS[row["preset"]]), row["text"], f"{row['audio_s']:.1f}", *(f"{s:.2f}" for s in all_s.values()),
-            f"{all_s['upstream'] / all_s[best]:.1f}", f"{ours['first_part_s']:.2f}",
+            f"{all_s['upstream'] / all_s['flash_attn']:.1f}", f"{ours['first_part_s']:.2f}",
             f"{ours['peak_device_bytes'] / 1e6:.0f} ({row['peak_device_bytes'] / 1e6:.0f})",
         ])  # fmt: skip
     load = ", ".join(f"{side} {found['load_s']:.2f} s" for side, found in sides.items())
     return (
-        f"## Synthesis on a GPU, full size\n\n{taken(result)} {sides['torch']['device']['device']}, float16, "
-        f"torch {sides['torch']['device']['torch']}; `torch` and `flash_attn` are ours by either attention, the latter with batches. "
-        f"Load with the vocoder: {load}.\n\n{table(head, rows)}"
+        f"## Synthesis on a GPU, full size\n\n{taken(result)} Of the minute: of {result.get('runs_minute', result['runs'])}. "
+        f"{sides['torch']['device']['device']}, float16, "
+        f"torch {sides['torch']['device']['torch']}; `torch` and `flash_attn` are ours by either attention, the latter with batches "
+        f"and what a worker takes where it can. Load with the vocoder: {load}.\n\n{table(head, rows)}"
     )
 
 
@@ -238,7 +242,7 @@ def elsewhere() -> str:
             result = read(name, folder)
             if result is not None:
                 machine = result["machine"]
-                where = f"{machine['cpu']}, {machine['cores']} cores, {machine['taken'][:10]}, {machine['commit'][:7]}"
+                where = f"{machine['cpu']}, {machine['cores']} cores, {machine['taken'][:10]}, {commit_of(machine)}"
                 rows += [[where, name, *cells(bar)] for bar in bars(result)]
     return f"## The same bars on other machines\n\n{table(['machine', 'benchmark', 'bar', 'value', 'wanted', ''], rows)}" if rows else ""
 

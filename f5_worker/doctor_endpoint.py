@@ -43,7 +43,7 @@ REMEDIES = {
     "no_bucket": "correct S3_BUCKET, make the bucket, or set AWS_ENDPOINT_URL to the endpoint where it lies",
     "unknown_key_id": "correct AWS_ACCESS_KEY_ID, or AWS_ENDPOINT_URL: a key belongs to one store and region. "
     "Backblaze B2: make an application key, its master key does not work with S3",
-    "wrong_secret": "AWS_SECRET_ACCESS_KEY is not the secret of AWS_ACCESS_KEY_ID: set both again, without quotes or blanks",
+    "wrong_secret": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY do not belong together: set both from one key, without quotes or blanks",
     "session_token": "make new temporary credentials, or unset AWS_SESSION_TOKEN and use a key that lasts",
     "credentials_refused": "make a new key for this bucket and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to it",
     "clock_skew": "set this machine's clock (NTP): the store refuses signatures that are more than 15 minutes off",

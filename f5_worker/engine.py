@@ -89,19 +89,22 @@ class Engine:
         log.info("model_load model=%s device=%s dtype=%s seconds=%.2f", spec.name, device, self.backend.dtype, seconds)
 
     def rehearse(self) -> None:
-        """Make the device load what passes need before the weights are there: speak with zeros for weights, a copy of its own.
+        """Make the device load what passes need before the weights are there: speak with zeros for weights, a model of its own.
 
         Raises:
-            OutOfMemory, DeviceFailed, EngineError: the device failed.
+            OutOfMemory, DeviceFailed, EngineError, RuntimeError: the device failed.
         """
-        cfm, vocoder = weights.blank(self._up, self.spec, self.backend)
+        options, cfm = Options(seed=0, nfe_step=1), weights.blank_cfm(self._up, self.spec, self.backend)
         rehearsal = Renderer(self.spec, self.backend, self._up, cfm)
-        rehearsal.vocoder = vocoder
-        hop, options = int(self.spec.mel["hop_length"]), Options(seed=0, nfe_step=1)
-        two = passes.plan([Passage(_REHEARSED)] * 2, {None: default_voice()}, options, hop=hop).passes
-        rehearsal.render(two[:1], options, lambda: False)
-        if self.backend.batched:
-            rehearsal.render(two, options, lambda: False)
+        rehearsal.vocoder = weights.blank_vocoder(self._up, self.spec, self.backend)
+        two = passes.plan([Passage(_REHEARSED)] * 2, {None: default_voice()}, options, hop=int(self.spec.mel["hop_length"])).passes
+        try:
+            for batch in [two[:1], two] if self.backend.batched else [two[:1]]:
+                rehearsal.render(batch, options, lambda: False)
+        finally:
+            rehearsal.close()
+            del rehearsal, cfm
+            torch.cuda.empty_cache()
 
     def warm_up(self) -> None:
         """Make the first job of this thread as fast as the later ones: one step over a short reference."""

@@ -39,8 +39,10 @@ class Renderer:
         self._up = up
         self._cfm = cfm
         self._cancelled: Callable[[], bool] | None = None  # of the job that holds the generator lock
-        cfm.transformer.register_forward_pre_hook(self._stop_if_cancelled)
-        cfm.transformer.register_forward_pre_hook(_embed_texts_apart, with_kwargs=True)
+        self._hooks = [
+            cfm.transformer.register_forward_pre_hook(self._stop_if_cancelled),
+            cfm.transformer.register_forward_pre_hook(_embed_texts_apart, with_kwargs=True),
+        ]
 
     def render(self, passes: Sequence[Pass], options: Options, cancelled: Callable[[], bool]) -> list[Rendered]:
         """Mel and wave of every pass. The passes have one voice; several are computed as one batch.
@@ -96,6 +98,11 @@ class Renderer:
                     wave = wave * rms.to(wave.device) / options.target_rms
                 rendered.append((mel, _finite(wave.squeeze().cpu().numpy())))
         return rendered
+
+    def close(self) -> None:
+        """Let go of the model: its hooks point back to this object, so that its memory would stay until some collection of garbage."""
+        for hook in self._hooks:
+            hook.remove()
 
     def ready(self) -> Vocoder:
         """The vocoder. Raises EngineError when there are no weights yet."""

@@ -7,6 +7,7 @@ mistaken for a setting. A new action is a new model in `ACTIONS`.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -106,7 +107,7 @@ def parse(job_input: object, worker: Worker = Worker()) -> Request:  # noqa: B00
     action = translated.get("action") or "speech"
     model = ACTIONS.get(action) if isinstance(action, str) else None
     if model is None:
-        raise _refusal([*problems, (RequestError, f"action: must be one of {', '.join(ACTIONS)}")])
+        raise _refusal([*problems, (RequestError, f"action: must be one of {', '.join(ACTIONS)}{_similar(str(action), ACTIONS)}")])
     fields, misnamed = _canonical(translated, model)
     problems += [*misnamed, *model.conflicts(fields, worker)]
     request: Request | None = None
@@ -172,7 +173,11 @@ def _nearest(loc: tuple[int | str, ...], model: type[Request]) -> str:
     """The known name that an unknown one looks like."""
     part = next((_PARTS[name] for name in reversed(loc[:-1]) if name in _PARTS), None)
     known = part.names() if part else {*model.names(), *model.other_names}
-    near = difflib.get_close_matches(str(loc[-1])[:40].lower(), sorted(known), n=1, cutoff=0.6)
+    return _similar(str(loc[-1]), known)
+
+
+def _similar(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name[:40].lower(), sorted(known), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 

@@ -13,7 +13,7 @@ from f5_worker.errors import StoreError, StoreForbidden, StoreMisplaced, StoreNo
 # S3 error codes by what the user has to do about them; everything else goes by its HTTP status.
 _FORBIDDEN_HINTS = {
     "InvalidAccessKeyId": "the key id is unknown to this endpoint; check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL",
-    "SignatureDoesNotMatch": "the secret does not belong to the key id; check AWS_SECRET_ACCESS_KEY and AWS_REGION",
+    "SignatureDoesNotMatch": "key id and secret do not belong together; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION",
     "RequestTimeTooSkewed": "this machine's clock is off by more than 15 minutes",
     "ExpiredToken": "the credentials have expired; make new ones",
     "InvalidToken": "AWS_SESSION_TOKEN is not valid",

@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -66,6 +67,20 @@ def serve(endpoint: Endpoint, port: int, *, note: str = "") -> None:
         studio.serve_forever()
 
 
+def check_port(port: int) -> None:
+    """Before what takes long. Raises SettingsError: the port cannot be had."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as exc:
+            raise SettingsError(_cannot_listen(port, exc)) from exc
+
+
+def _cannot_listen(port: int, exc: OSError) -> str:
+    return f"--port {port}: {exc.strerror}: choose another, or 0 for any that is free"
+
+
 class Studio(ThreadingHTTPServer):
     """The page's server, and the jobs that the page has sent. When it is closed, those that have not ended are cancelled."""
 
@@ -81,7 +96,7 @@ class Studio(ThreadingHTTPServer):
         try:
             super().__init__(("127.0.0.1", port), _Handler)
         except OSError as exc:
-            raise SettingsError(f"--port {port}: {exc.strerror}: choose another, or 0 for any that is free") from exc
+            raise SettingsError(_cannot_listen(port, exc)) from exc
         self.hosts = {f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")}
 
     @property

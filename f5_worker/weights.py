@@ -115,14 +115,19 @@ def load_cfm(cfm: Any, spec: ModelSpec, vocab: dict[str, int], checkpoint: Path,
         cfm.to(device=device, dtype=dtype)
 
 
-def blank(upstream: Upstream, spec: ModelSpec, backend: Backend) -> tuple[nn.Module, Vocoder]:
-    """The model and a vocoder of the size of vocos-mel-24khz on the device, with zeros for weights: what a pass computes, but no speech."""
-    cfm: Any = build_cfm(upstream, spec, backend)
+def blank_cfm(upstream: Upstream, spec: ModelSpec, backend: Backend) -> nn.Module:
+    """The model with zeros for weights, on the device: it computes what a pass computes, but no speech."""
+    cfm = _zeroed(build_cfm(upstream, spec, backend), backend.device, backend.dtype)
+    cfm.vocab_char_map = {}  # type: ignore[assignment]
+    return cfm
+
+
+def blank_vocoder(upstream: Upstream, spec: ModelSpec, backend: Backend) -> Vocoder:
+    """The same of a vocoder, of the size of vocos-mel-24khz: what size the model's has, its files say."""
     with Weightless():
         backbone = upstream.VocosBackbone(input_channels=spec.mel["n_mel_channels"], dim=512, intermediate_dim=1536, num_layers=8)
         head = upstream.ISTFTHead(dim=512, n_fft=spec.mel["n_fft"], hop_length=spec.mel["hop_length"], padding="center")
-    cfm.vocab_char_map = {}
-    return _zeroed(cfm, backend.device, backend.dtype), _zeroed(Vocoder(backbone, head), backend.device, torch.float32)
+    return _zeroed(Vocoder(backbone, head), backend.device, torch.float32)
 
 
 def _zeroed(module: M, device: torch.device, dtype: torch.dtype) -> M:

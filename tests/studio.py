@@ -70,6 +70,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     try:
+        studio.check_port(port)
         with model() as (env, note), local_worker(env) as url:
             studio.serve(LocalApi(url), port, note=note)
     except Interrupted as exc:

@@ -259,7 +259,7 @@ def test_the_command_prints_a_table_for_people_and_one_object_for_machines(patie
     report = json.loads(machine.stdout)
     assert (table.returncode, machine.returncode, report["exit_code"]) == (1, 1, 1)
     assert [f["fault"] for f in report["findings"] if f["state"] == "failed"] == ["wrong_secret"]
-    assert "AWS_SECRET_ACCESS_KEY is not the secret" in table.stdout
+    assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY do not" in table.stdout
     for text in (table.stdout, table.stderr, machine.stdout, machine.stderr):
         assert not any(secret in text for secret in ("another-secret", ACCESS_KEY, "Traceback"))
 

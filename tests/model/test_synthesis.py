@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from f5_worker import manifest
+from f5_worker import manifest, weights
 from f5_worker.engine import Engine, Passage
 from f5_worker.errors import Cancelled, DeviceFailed, EngineError, OutOfMemory, TextEmpty, TextTooLong
 from f5_worker.passes import max_chunk_bytes
@@ -343,9 +343,18 @@ def test_the_finish_that_was_asked_for_is_in_the_samples(engine: Engine, voice: 
 
 @pytest.mark.filterwarnings("ignore:attn_mask_enabled:UserWarning")  # of torch's attention, which computes batches in tests only
 @pytest.mark.parametrize("batched", [False, True])
-def test_a_rehearsal_needs_no_weights_and_changes_nothing(spec: manifest.ModelSpec, paths: Paths, voice: Voice, batched: bool) -> None:
+def test_a_rehearsal_needs_no_weights_changes_nothing_and_leaves_nothing(
+    spec: manifest.ModelSpec, paths: Paths, voice: Voice, monkeypatch: pytest.MonkeyPatch, batched: bool
+) -> None:
     expected = digest(speak(loaded(spec, paths, FLOAT32), SENTENCE, voice))
     rehearsed = Engine.build(spec, replace(FLOAT32, batched=batched))
-    rehearsed.rehearse()
+    models, build = [], weights.build_cfm
+    monkeypatch.setattr(weights, "build_cfm", lambda *given: models.append(weakref.ref(cfm := build(*given))) or cfm)
+    gc.disable()  # a GPU's memory must not wait for it
+    try:
+        rehearsed.rehearse()
+        assert [model() for model in models] == [None]
+    finally:
+        gc.enable()
     rehearsed.load(paths)
     assert digest(speak(rehearsed, SENTENCE, voice)) == expected

@@ -194,6 +194,7 @@ def test_the_action_chooses_the_fields():
     assert "input: unknown field" in str(refused({"action": "health", "input": "a"}))
     assert "must be one of speech, batch" in str(refused({"action": "dance"}))
     assert "must be one of speech, batch" in str(refused({"action": ["health"]}))
+    assert str(refused({"action": "speach"})).endswith("; did you mean 'speech'?")
 
 
 def test_half_a_surrogate_pair_is_refused_because_it_cannot_be_sent_back():

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -284,6 +285,14 @@ def test_a_worker_that_the_environment_describes_is_taken_as_it_is(monkeypatch, 
     monkeypatch.setenv("DEMO_MODEL", "tiny")
     with tests.studio.model() as (env, note):
         assert (env, note) == (dict(os.environ), "")
+
+
+def test_a_taken_port_ends_make_studio_before_a_worker_is_booted() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, "-m", "tests.studio", "--port", str(taken.getsockname()[1])]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "choose another" in done.stderr
 
 
 @pytest.mark.parametrize(
