@@ -104,7 +104,12 @@ def _rate(store: Store, settings: Settings, sample: _Sample, folder: Path, conne
     count = max(1, round(STEPS[connections] / sample.size_bytes))
     items = [Item(url, folder / f"{connections}-{n}", sample.size_bytes, sample.sha256) for n in range(count)]
     limits = Limits(
-        connections=connections, first_connections=connections, stall_bytes_per_s=0, deadline_s=STEP_S, ca_file=settings.ca_file
+        connections=connections,
+        first_connections=connections,
+        first_tls_connections=connections,
+        stall_bytes_per_s=0,
+        deadline_s=STEP_S,
+        ca_file=settings.ca_file,
     )
     started = time.monotonic()
     outcomes = fetch(items, limits, on_done=lambda outcome: outcome.item.part.unlink())
