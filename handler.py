@@ -10,9 +10,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -92,12 +92,11 @@ def serve(settings: Settings) -> None:
         backend = choose_backend(settings.flash_attn)
         engine = Engine.build(spec, backend)
     slot = gpu_slot()
-    rehearsals = [partial(rehearse, engine, timeline)] if backend.device.type == "cuda" else []
-    with timeline.phase("wait for weights", lane="handler"), preparing(slot, *rehearsals):
+    rehearsal = Rehearsal(engine, timeline)
+    first = [rehearsal.run] if backend.device.type == "cuda" else []
+    with timeline.phase("wait for weights", lane="handler"), preparing(slot, *first):
         restored = boot.join(spec.files, settings, cache_store, os.environ, timeline=timeline)
-    if rehearsals:  # beside it the load would take twice the memory
-        with timeline.phase("wait for rehearsal", lane="handler"):
-            slot.submit(int).result()
+    rehearsal.wait()
     with timeline.phase("load model", lane="handler"):
         engine.load(restored.paths)
     with timeline.phase("warm up", lane="handler"):
@@ -131,13 +130,29 @@ def serve(settings: Settings) -> None:
         traces.stop()
 
 
-def rehearse(engine: Engine, timeline: Timeline) -> None:
+class Rehearsal:
     """CUDA loads its kernels when they are first used, which takes longer than loading the weights (docs/decisions/0022)."""
-    try:
-        with timeline.phase("rehearse", lane="gpu"):
-            engine.rehearse()
-    except (WorkerError, RuntimeError, TypeError, ValueError) as error:
-        log.warning("boot.rehearsal_failed error=%r effect='the warm-up takes longer'", str(error))
+
+    def __init__(self, engine: Engine, timeline: Timeline) -> None:
+        self._engine, self._timeline = engine, timeline
+        self._ended = threading.Event()
+        self._ended.set()
+
+    def run(self) -> None:
+        self._ended.clear()
+        try:
+            with self._timeline.phase("rehearse", lane="gpu"):
+                self._engine.rehearse()
+        except (WorkerError, RuntimeError, TypeError, ValueError, LookupError, AttributeError, OSError) as error:
+            log.warning("boot.rehearsal_failed error=%r effect='the warm-up takes longer'", str(error))
+        finally:
+            self._ended.set()
+
+    def wait(self) -> None:
+        """Until one that has begun has ended: beside it the load would take twice the memory."""
+        if not self._ended.is_set():
+            with self._timeline.phase("wait for rehearsal", lane="handler"):
+                self._ended.wait()
 
 
 def import_sdk(log_level: str = "INFO") -> ModuleType:

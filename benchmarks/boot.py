@@ -56,6 +56,7 @@ def main() -> int:
     result = {
         "machine": measure.machine(),
         "runs": args.runs,
+        "hub_runs_on_a_line": 1,
         "bytes": sum(f.size_bytes for f in spec.files),
         "rates": [summary(r) for r in rows],
     }
@@ -140,7 +141,7 @@ def limit(row: dict[str, Any]) -> dict[str, float]:
     terms = {
         "line": size / (row["rate_mb_s"] * 1e6) if row["rate_mb_s"] else 0.0,
         "imports": seconds(boot, "import runpod", "import torch", "build model"),
-        "cpu": (boot["cpu_s"] - after_cpu_s + boot["server_cpu_s"] + boot["line_cpu_s"]) / (os.cpu_count() or 1),
+        "cpu": (boot["cpu_s"] - after_cpu_s + boot["server_cpu_s"] + boot["line_cpu_s"]) / measure.cores(),
     }
     return {**terms, "load": seconds(boot, "load model"), "total": max(terms.values()) + seconds(boot, "load model")}
 

@@ -156,7 +156,8 @@ def boot() -> str:
     return (
         f"## Boot: process start to a loaded full-size model, on the CPU\n\n{taken(result)} The limit is "
         f"max(bytes / line, imports, CPU seconds of everything before the load / cores) + load; store and line share the cores. "
-        "`sequential` is a boto3 sync, then the imports, then upstream's load; the hub was asked once on a line.\n\n"
+        "`sequential` is a boto3 sync, then the imports, then upstream's load"
+        f"{'; the hub was asked once on a line' if result.get('hub_runs_on_a_line') == 1 else ''}.\n\n"
         f"{table(head, body)}\n{table(['bar', 'value', 'wanted', ''], [cells(bar) for bar in boot_bars(result)])}\n"
         "![Both boots at 500 MB/s](boot-waterfall.png)\n"
     )

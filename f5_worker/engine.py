@@ -96,9 +96,9 @@ class Engine:
         """
         options, cfm = Options(seed=0, nfe_step=1), weights.blank_cfm(self._up, self.spec, self.backend)
         rehearsal = Renderer(self.spec, self.backend, self._up, cfm)
-        rehearsal.vocoder = weights.blank_vocoder(self._up, self.spec, self.backend)
-        two = passes.plan([Passage(_REHEARSED)] * 2, {None: default_voice()}, options, hop=int(self.spec.mel["hop_length"])).passes
         try:
+            rehearsal.vocoder = weights.blank_vocoder(self._up, self.spec, self.backend)
+            two = passes.plan([Passage(_REHEARSED)] * 2, {None: default_voice()}, options, hop=int(self.spec.mel["hop_length"])).passes
             for batch in [two[:1], two] if self.backend.batched else [two[:1]]:
                 rehearsal.render(batch, options, lambda: False)
         finally:

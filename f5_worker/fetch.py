@@ -65,7 +65,7 @@ def _watch(session: Session, limits: Limits, stop: threading.Event, threads: lis
             session.end(StoreUnavailable(f"{session.trouble}; {stalled}" if session.trouble else stalled))
         if session.width < limits.connections and (seconds := now - session.started - _GREETING_S) > 0:
             bottleneck.look(session.links)
-            if bottleneck.is_line and total < _FAST_BYTES_PER_S * session.width * seconds:
+            if (bottleneck.is_line or limits.fsync) and total < _FAST_BYTES_PER_S * session.width * seconds:
                 session.widen(limits.connections)
                 _start(session, threads)
         received, last = total, now
@@ -98,13 +98,15 @@ def _join(session: Session, threads: list[threading.Thread]) -> None:
 class _Bottleneck:
     """Whether the line is what bounds a fetch: then most connections wait and have nothing to read. Where the cores or the disk are, bytes
     wait to be read, or threads for a buffer, and more connections would only take more of the cores (docs/decisions/0023).
+
+    A network volume (fsync) is not asked: its writes wait for an answer each, and more of them at once bring more.
     """
 
     def __init__(self) -> None:
         self._balance = 0
 
     def look(self, links: Sequence[Connection]) -> None:
-        """Once for each tick. Connecting and waiting for the first answer say nothing."""
+        """Once for each tick. Before bytes have arrived it says nothing."""
         if any(link.received_bytes for link in links):
             thirsty = sum(link.waiting_since is not None and link.unread_bytes() < _UNREAD_BYTES for link in links)
             step = 1 if 2 * thirsty > len(links) else -1

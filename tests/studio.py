@@ -67,6 +67,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make studio")
     parser.add_argument("--port", type=int, default=studio.PORT)
     port = parser.parse_args().port
+    if not 0 <= port <= 65_535:
+        parser.error("--port: must be 0 to 65535")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     try:

@@ -584,10 +584,11 @@ def test_a_line_that_bounds_each_connection_gets_more_of_them(proxy: FaultProxy,
 def test_a_machine_that_cannot_follow_its_line_gets_no_more_of_them(
     proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = part_file.PartFile.write
+    real, the_core = part_file.PartFile.write, threading.Lock()
 
     def slow(self: part_file.PartFile, data: memoryview, offset: int) -> None:
-        time.sleep(len(data) / 12e6)  # bytes wait for the thread, not the thread for bytes
+        with the_core:  # one thread sleeps, the other waits for it: never both for the line
+            time.sleep(len(data) / 12e6)
         real(self, data, offset)
 
     monkeypatch.setattr(part_file.PartFile, "write", slow)

@@ -7,10 +7,13 @@ import tempfile
 import threading
 import tracemalloc
 import weakref
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import psutil
@@ -341,6 +344,25 @@ def test_the_finish_that_was_asked_for_is_in_the_samples(engine: Engine, voice: 
     assert digest(plain) not in {digest(loud), digest(faded)}
 
 
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """A GPU's memory must not wait for it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextmanager
+def left_by_rehearsal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[object]]]:
+    """The models that were built in the block, None for each that is gone."""
+    models, build = [], weights.build_cfm
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "build_cfm", lambda *given: models.append(weakref.ref(cfm := build(*given))) or cfm)
+        yield lambda: [model() for model in models]
+
+
 @pytest.mark.filterwarnings("ignore:attn_mask_enabled:UserWarning")  # of torch's attention, which computes batches in tests only
 @pytest.mark.parametrize("batched", [False, True])
 def test_a_rehearsal_needs_no_weights_changes_nothing_and_leaves_nothing(
@@ -348,13 +370,17 @@ def test_a_rehearsal_needs_no_weights_changes_nothing_and_leaves_nothing(
 ) -> None:
     expected = digest(speak(loaded(spec, paths, FLOAT32), SENTENCE, voice))
     rehearsed = Engine.build(spec, replace(FLOAT32, batched=batched))
-    models, build = [], weights.build_cfm
-    monkeypatch.setattr(weights, "build_cfm", lambda *given: models.append(weakref.ref(cfm := build(*given))) or cfm)
-    gc.disable()  # a GPU's memory must not wait for it
-    try:
+    with without_garbage_collection(), left_by_rehearsal(monkeypatch) as left:
         rehearsed.rehearse()
-        assert [model() for model in models] == [None]
-    finally:
-        gc.enable()
+        assert left() == [None]
     rehearsed.load(paths)
     assert digest(speak(rehearsed, SENTENCE, voice)) == expected
+
+
+def test_a_rehearsal_that_fails_leaves_nothing(spec: manifest.ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine.build(spec, FLOAT32)
+    monkeypatch.setattr(weights, "blank_vocoder", MagicMock(side_effect=RuntimeError("CUDA out of memory")))
+    with without_garbage_collection(), left_by_rehearsal(monkeypatch) as left:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            engine.rehearse()
+        assert left() == [None]

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 import handler
+from f5_worker.errors import OutOfMemory
+from f5_worker.report import Timeline
 from tests.worker_process import ROOT
 
 QUEUE = {"RUNPOD_WEBHOOK_GET_JOB": "http://…/job-take/$ID?gpu=X"}
@@ -116,3 +120,39 @@ def test_the_sdk_does_not_check_again_what_the_boot_has_checked():
     )
     env = {name: value for name, value in os.environ.items() if not name.startswith("RUNPOD_")}
     assert subprocess.run([sys.executable, "-c", checks], cwd=ROOT, env=env, check=False).returncode == 0
+
+
+class FakeEngine:
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.begun, self.go_on = error, threading.Event(), threading.Event()
+
+    def rehearse(self) -> None:
+        self.begun.set()
+        assert self.go_on.wait(10)
+        if self.error:
+            raise self.error
+
+
+def test_the_load_waits_for_a_rehearsal_that_has_begun():
+    engine, timeline = FakeEngine(), Timeline(time.time())
+    rehearsal = handler.Rehearsal(engine, timeline)
+    rehearsal.wait()  # nothing has begun
+    thread = threading.Thread(target=rehearsal.run)
+    thread.start()
+    assert engine.begun.wait(10)
+    threading.Timer(0.05, engine.go_on.set).start()
+    rehearsal.wait()
+    assert engine.go_on.is_set()
+    thread.join(10)
+    assert [phase.name for phase in timeline.phases] == ["rehearse", "wait for rehearsal"]
+
+
+@pytest.mark.parametrize("error", [OutOfMemory("no room"), RuntimeError("CUDA error: no room"), KeyError("no room"), OSError("no room")])
+def test_a_rehearsal_that_fails_is_a_warning(error, caplog):
+    engine = FakeEngine(error)
+    engine.go_on.set()
+    rehearsal = handler.Rehearsal(engine, Timeline(time.time()))
+    rehearsal.run()
+    rehearsal.wait()
+    assert "boot.rehearsal_failed error=" in caplog.text
+    assert "no room" in caplog.text
