@@ -10,14 +10,14 @@ import sys
 
 RUNS: dict[str, list[str]] = {
     "load": ["benchmarks.load"],
-    "restore": ["benchmarks.restore"],
-    "restore-wan125": ["benchmarks.restore", "--wan", "125"],
-    "restore-wan500": ["benchmarks.restore", "--wan", "500"],
-    "restore-tls": ["benchmarks.restore", "--tls"],
+    "engine": ["benchmarks.engine"],
     "boot": ["benchmarks.boot"],
+    "restore": ["benchmarks.restore"],
+    "restore-tls": ["benchmarks.restore", "--tls"],
+    "restore-wan500": ["benchmarks.restore", "--wan", "500"],
     "broken": ["benchmarks.broken"],
     "formats": ["benchmarks.formats"],
-    "engine": ["benchmarks.engine"],
+    "restore-wan125": ["benchmarks.restore", "--wan", "125"],
 }
 
 
