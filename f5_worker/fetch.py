@@ -13,16 +13,12 @@ from collections.abc import Callable, Sequence
 
 from f5_worker.errors import Cancelled, StoreUnavailable
 from f5_worker.fetch_session import Session
-from f5_worker.http_range import Connection
 from f5_worker.transfer import Item, Limits, Outcome
 
 __all__ = ["Item", "Limits", "Outcome", "fetch"]
 
 _TICK_S = 0.02
 _GREETING_S = 0.06  # for connecting and the first answer
-_UNREAD_BYTES = 32 * 1024  # a connection that its line bounds has less: its bytes are read as they come
-_LOOKS = 3  # more that find the line to blame than that do not, before it is believed
-_MEMORY_LOOKS = 10  # a line that slows down is believed after 0.3 s
 _FAST_BYTES_PER_S = 60e6  # of one connection; below it the line may bound each, and more of them bring more
 _JOIN_S = 0.6  # of the second in which a stop has to end
 
@@ -56,18 +52,16 @@ def _start(session: Session, threads: list[threading.Thread]) -> None:
 
 def _watch(session: Session, limits: Limits, stop: threading.Event, threads: list[threading.Thread]) -> None:
     """Return when every item has ended or one bound ends them all."""
-    stall, bottleneck = _Stall(limits), _Bottleneck()
+    stall = _Stall(limits)
     received, last = 0, time.monotonic()
     while not session.wait_done(_TICK_S) and session.ended is None and not session.is_hopeless():
         now, total = time.monotonic(), session.received_bytes()
         if session.is_waiting() and session.answered and stall.too_slow(now - last, total - received):
             stalled = f"less than {limits.stall_bytes_per_s / 1e6:g} MB/s for {limits.stall_window_s:g} s"
             session.end(StoreUnavailable(f"{session.trouble}; {stalled}" if session.trouble else stalled))
-        if session.width < limits.connections and (seconds := now - session.started - _GREETING_S) > 0:
-            bottleneck.look(session.links)
-            if (bottleneck.is_line or limits.fsync) and total < _FAST_BYTES_PER_S * session.width * seconds:
-                session.widen(limits.connections)
-                _start(session, threads)
+        if (seconds := now - session.started - _GREETING_S) > 0 and total < _FAST_BYTES_PER_S * session.width * seconds:
+            session.widen(limits.connections)
+            _start(session, threads)
         received, last = total, now
         if stop.is_set():
             session.end(Cancelled("stopped"))
@@ -93,28 +87,6 @@ def _join(session: Session, threads: list[threading.Thread]) -> None:
     while not session.wait_done(0) and any(t.is_alive() for t in threads) and time.monotonic() < until:
         session.interrupt("ended")  # again and again: a thread may just have opened its connection
         session.wait_done(_TICK_S)
-
-
-class _Bottleneck:
-    """Whether the line is what bounds a fetch: then most connections wait and have nothing to read. Where the cores or the disk are, bytes
-    wait to be read, or threads for a buffer, and more connections would only take more of the cores (docs/decisions/0023).
-
-    A network volume (fsync) is not asked: its writes wait for an answer each, and more of them at once bring more.
-    """
-
-    def __init__(self) -> None:
-        self._balance = 0
-
-    def look(self, links: Sequence[Connection]) -> None:
-        """Once for each tick. Before bytes have arrived it says nothing."""
-        if any(link.received_bytes for link in links):
-            thirsty = sum(link.waiting_since is not None and link.unread_bytes() < _UNREAD_BYTES for link in links)
-            step = 1 if 2 * thirsty > len(links) else -1
-            self._balance = max(-_MEMORY_LOOKS, self._balance + step)
-
-    @property
-    def is_line(self) -> bool:
-        return self._balance >= _LOOKS
 
 
 class _Stall:

@@ -8,13 +8,10 @@ another thread. That keeps every bound in one place and lets a plain socket fill
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import re
 import socket
 import ssl
-import sys
-import termios
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -167,17 +164,6 @@ class Connection:
         if sock is not None:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)  # SSLSocket's own would drop its state under the reader
-
-    def unread_bytes(self) -> int:
-        """What the kernel holds for this connection; 0 when it is closed. For other threads."""
-        sock, count = self._sock, bytearray(4)
-        if sock is None:
-            return 0
-        try:
-            fcntl.ioctl(sock, termios.FIONREAD, count)
-        except (OSError, ValueError):  # closed meanwhile
-            return 0
-        return int.from_bytes(count, sys.byteorder)
 
     def close(self) -> None:
         self.reusable = False

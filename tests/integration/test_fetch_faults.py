@@ -562,8 +562,7 @@ def test_fsync_is_asked_for_on_network_volumes_only(proxy: FaultProxy, tmp_path:
 # the width
 
 
-def threads_that_fetch(proxy: FaultProxy, folder: Path, patch: pytest.MonkeyPatch) -> set[str]:
-    """Of a fetch that begins with two connections and may take twelve."""
+def test_a_line_that_bounds_each_connection_gets_more_of_them(proxy: FaultProxy, tmp_path: Path) -> None:
     threads: set[str] = set()
     real = Connection.get
 
@@ -571,25 +570,8 @@ def threads_that_fetch(proxy: FaultProxy, folder: Path, patch: pytest.MonkeyPatc
         threads.add(threading.current_thread().name)
         return real(self, *args, **options)  # type: ignore[arg-type]
 
-    patch.setattr(Connection, "get", noting)
-    assert_whole(get_one(proxy, folder, Limits(connections=12, first_connections=2)))
-    return threads
-
-
-def test_a_line_that_bounds_each_connection_gets_more_of_them(proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proxy.fail(faults.slow(2e6))
-    assert len(threads_that_fetch(proxy, tmp_path, monkeypatch)) > 2
-
-
-def test_a_machine_that_cannot_follow_its_line_gets_no_more_of_them(
-    proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, the_core = part_file.PartFile.write, threading.Lock()
-
-    def slow(self: part_file.PartFile, data: memoryview, offset: int) -> None:
-        with the_core:  # one thread sleeps, the other waits for it: never both for the line
-            time.sleep(len(data) / 12e6)
-        real(self, data, offset)
-
-    monkeypatch.setattr(part_file.PartFile, "write", slow)
-    assert len(threads_that_fetch(proxy, tmp_path, monkeypatch)) == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connection, "get", noting)
+        assert_whole(get_one(proxy, tmp_path, Limits(connections=12, first_connections=2)))
+    assert len(threads) > 2

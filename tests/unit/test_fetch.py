@@ -5,19 +5,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import socket
 import ssl
 import subprocess
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from f5_worker.disk import disk_error
 from f5_worker.errors import CacheError, Cancelled, DiskFull, InternalError, StoreCorrupt, StoreUnavailable, WorkerError
-from f5_worker.fetch import Item, Limits, Outcome, _Bottleneck, fetch
-from f5_worker.http_range import Connection, Interrupted, Target, refusal
+from f5_worker.fetch import Item, Limits, Outcome, fetch
+from f5_worker.http_range import Interrupted, Target, refusal
 from f5_worker.part_file import PartFile
 from f5_worker.transfer import backoff_s, plan
 from tests.fakes.fault_proxy import FaultProxy, black_hole, chunked, hook
@@ -394,47 +392,3 @@ def test_a_disk_error_has_one_translation(code: int | None, kind: type) -> None:
     error = disk_error(OSError(code, os.strerror(code)) if code else OSError("cut short"))
     assert type(error) is kind
     assert "MODEL_CACHE_DIR" in error.message if kind is DiskFull else "written" in error.message
-
-
-# the width
-
-
-def test_unread_bytes_are_those_that_arrived_and_were_not_read() -> None:
-    link, (ours, theirs) = Connection(None), socket.socketpair()
-    assert link.unread_bytes() == 0
-    with ours, theirs:
-        link._sock = ours
-        theirs.sendall(bytes(70_000))
-        assert link.unread_bytes() == 70_000
-        ours.recv(50_000, socket.MSG_WAITALL)
-        assert link.unread_bytes() == 20_000
-    assert link.unread_bytes() == 0
-
-
-THIRSTY, FED, BUSY, SILENT = (1.0, 0, 5), (1.0, 10**6, 5), (None, 0, 5), (1.0, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("links", "is_line"),
-    [
-        ([THIRSTY] * 8, True),
-        ([THIRSTY] * 5 + [FED, BUSY, SILENT], True),
-        ([THIRSTY] * 4 + [FED] * 4, False),
-        ([FED] * 8, False),
-        ([BUSY] * 7 + [THIRSTY], False),  # they wait for a buffer, the disk or the digest: one asks
-        ([SILENT] * 8, False),  # no answer yet
-        ([], False),
-    ],
-)
-def test_the_line_is_the_bottleneck_when_most_connections_wait_for_it(links: list[tuple[float | None, int, int]], is_line: bool) -> None:
-    bottleneck = _Bottleneck()
-    for _ in range(5):
-        bottleneck.look([SimpleNamespace(waiting_since=w, unread_bytes=lambda u=u: u, received_bytes=r) for w, u, r in links])  # type: ignore[misc]
-    assert bottleneck.is_line == is_line
-
-
-def test_a_line_that_slows_down_is_believed_soon() -> None:
-    bottleneck = _Bottleneck()
-    for waiting_since in [None] * 1000 + [1.0] * 13:
-        bottleneck.look([SimpleNamespace(waiting_since=waiting_since, unread_bytes=lambda: 0, received_bytes=1)])  # type: ignore[list-item]
-    assert bottleneck.is_line
