@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import measure
-from benchmarks.engine import LONG_TEXT, TEXT, Inside, in_process
+from benchmarks.engine import LONG_TEXT, TEXT, Inside, Upstream, in_process
 from benchmarks.load import ROOT, peak_rss_gb, spec_of
 from f5_worker.speech_request import QUALITY_STEPS
 
@@ -85,39 +85,20 @@ def weights_bytes(engine: Any) -> int:
 
 
 def measure_upstream(folder: Path, calls: int) -> dict[str, Any]:
-    from tests.model.upstream_process import import_upstream
-
-    utils_infer = import_upstream()
-    import soundfile
     import torch
-    from f5_tts.model import DiT
 
-    from f5_worker.reference import default_voice
-
-    spec, paths = spec_of(folder)
+    upstream, rows = Upstream("cuda"), []
     torch.zeros(1, device="cuda")
     started = time.perf_counter()
-    model = utils_infer.load_model(DiT, dict(spec.arch), str(paths[spec.checkpoint]), vocab_file=str(paths[spec.vocab]), device="cuda")
-    vocoder = utils_infer.load_vocoder(is_local=True, local_path=str(paths[spec.vocoder.config].parent), device="cuda")
+    upstream.load(folder)
     torch.cuda.synchronize()
-    load_s, voice, rows = time.perf_counter() - started, default_voice(), []
-    with tempfile.TemporaryDirectory() as scratch:
-        wav = Path(scratch) / "reference.wav"
-        soundfile.write(wav, voice.samples, voice.sample_rate_hz, subtype="FLOAT")
-        for preset, nfe_step in QUALITY_STEPS.items():
-            for name, text in TEXTS.items():
-                seconds, audio_s = [], 0.0
-                torch.cuda.reset_peak_memory_stats()
-                for _ in range(calls):
-                    started = time.perf_counter()
-                    wave, rate_hz, _ = utils_infer.infer_process(
-                        str(wav), voice.text, text, model, vocoder, nfe_step=nfe_step, progress=None, show_info=lambda *_: None,
-                        device="cuda",
-                    )  # fmt: skip
-                    seconds.append(time.perf_counter() - started)
-                    audio_s = len(wave) / rate_hz
-                row = {"calls_s": seconds, "audio_s": audio_s, "rtf": median(seconds) / audio_s}
-                rows.append({"preset": preset, "text": name, **row, "peak_device_bytes": torch.cuda.max_memory_allocated()})
+    load_s = time.perf_counter() - started
+    for preset, nfe_step in QUALITY_STEPS.items():
+        for name, text in TEXTS.items():
+            torch.cuda.reset_peak_memory_stats()
+            seconds, audio_s = upstream.speak(text, calls, nfe_step)
+            row = {"calls_s": seconds, "audio_s": audio_s, "rtf": median(seconds) / audio_s}
+            rows.append({"preset": preset, "text": name, **row, "peak_device_bytes": torch.cuda.max_memory_allocated()})
     return {"load_s": load_s, "rows": rows, "peak_rss_gb": peak_rss_gb()}
 
 

@@ -48,29 +48,47 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
 }  # fmt: skip
 
 
+class Upstream:
+    """load_model, load_vocoder and infer_process, which speaks in the default voice; imported here, loaded by `load`."""
+
+    def __init__(self, device: str) -> None:
+        from tests.model.upstream_process import import_upstream
+
+        self._infer, self._device = import_upstream(), device
+
+    def load(self, folder: Path) -> None:
+        from f5_tts.model import DiT
+
+        (spec, paths), device = spec_of(folder), self._device
+        vocab, vocos = str(paths[spec.vocab]), str(paths[spec.vocoder.config].parent)
+        self._model = self._infer.load_model(DiT, dict(spec.arch), str(paths[spec.checkpoint]), vocab_file=vocab, device=device)
+        self._vocoder = self._infer.load_vocoder(is_local=True, local_path=vocos, device=device)
+
+    def speak(self, text: str, calls: int, nfe: int) -> tuple[list[float], float]:
+        """Seconds of each call, and of what it says."""
+        import soundfile
+
+        from f5_worker.reference import default_voice
+
+        voice, seconds, spoken_s = default_voice(), [], 0.0
+        with tempfile.TemporaryDirectory() as scratch:
+            wav = Path(scratch) / "reference.wav"
+            soundfile.write(wav, voice.samples, voice.sample_rate_hz, subtype="FLOAT")
+            for _ in range(calls):
+                started = time.perf_counter()
+                wave, rate_hz, _ = self._infer.infer_process(
+                    str(wav), voice.text, text, self._model, self._vocoder, nfe_step=nfe, progress=None, show_info=lambda *_: None,
+                    device=self._device,
+                )  # fmt: skip
+                seconds.append(time.perf_counter() - started)
+                spoken_s = len(wave) / rate_hz
+        return seconds, spoken_s
+
+
 def measure_upstream(folder: Path, calls: int, nfe: int) -> dict[str, Any]:
-    from tests.model.upstream_process import import_upstream
-
-    utils_infer = import_upstream()
-    import soundfile
-    from f5_tts.model import DiT
-
-    from f5_worker.reference import default_voice
-
-    spec, paths = spec_of(folder)
-    model = utils_infer.load_model(DiT, dict(spec.arch), str(paths[spec.checkpoint]), vocab_file=str(paths[spec.vocab]), device="cpu")
-    vocoder = utils_infer.load_vocoder(is_local=True, local_path=str(paths[spec.vocoder.config].parent), device="cpu")
-    voice, seconds, spoken_s = default_voice(), [], 0.0
-    with tempfile.TemporaryDirectory() as scratch:
-        wav = Path(scratch) / "reference.wav"
-        soundfile.write(wav, voice.samples, voice.sample_rate_hz, subtype="FLOAT")
-        for _ in range(calls):
-            started = time.perf_counter()
-            wave, rate_hz, _ = utils_infer.infer_process(
-                str(wav), voice.text, TEXT, model, vocoder, nfe_step=nfe, progress=None, show_info=lambda *_: None, device="cpu"
-            )
-            seconds.append(time.perf_counter() - started)
-            spoken_s = len(wave) / rate_hz
+    upstream = Upstream("cpu")
+    upstream.load(folder)
+    seconds, spoken_s = upstream.speak(TEXT, calls, nfe)
     return {"calls_s": seconds, "spoken_s": spoken_s, "peak_rss_gb": peak_rss_gb()}
 
 

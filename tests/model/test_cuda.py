@@ -5,8 +5,6 @@ Skipped without a GPU. The batches need flash-attn.
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 import threading
@@ -17,9 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 
 from f5_worker import manifest
@@ -29,7 +25,7 @@ from f5_worker.errors import Cancelled, OutOfMemory
 from f5_worker.reference import Voice
 from tests.model.conftest import OPTIONS, SENTENCE, Paths, digest, loaded, speak
 from tests.model.test_batching import planned
-from tests.model.test_upstream_parity import RUNS, amplified, mel_of
+from tests.model.test_upstream_parity import RUNS, assert_upstreams, of_upstream
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 ROOT = Path(__file__).parents[2]
@@ -66,25 +62,10 @@ def test_the_backend_is_the_gpus(gpu: Engine) -> None:
 
 
 def test_mel_and_wave_of_one_chunk_are_upstreams(spec: manifest.ModelSpec, paths: Paths, voice: Voice, tmp_path: Path) -> None:
-    runs = []
-    for run in RUNS:
-        wav = tmp_path / f"{run.get('loud', False)}.wav"
-        soundfile.write(wav, (amplified(voice) if run.get("loud") else voice).samples, voice.sample_rate_hz, subtype="FLOAT")
-        runs.append({**run, "wav": str(wav), "ref_text": voice.text})
-    job = {
-        "checkpoint": str(paths[spec.checkpoint]), "vocab": str(paths[spec.vocab]), "vocoder": str(paths[spec.vocoder.config].parent),
-        "arch": dict(spec.arch), "dtype": "float16", "device": "cuda", "runs": runs, "out": str(tmp_path / "out.npz"),
-    }  # fmt: skip
-    command = [sys.executable, "-m", "tests.model.upstream_process", json.dumps(job)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=200, cwd=ROOT, env=os.environ)
-    assert done.returncode == 0, done.stderr[-3000:]
-    upstream, engine = np.load(tmp_path / "out.npz"), loaded(spec, paths, choose_backend("off"))
-    for index, run in enumerate(RUNS):
-        reference = amplified(voice) if run.get("loud") else voice
-        options = Options(seed=run["seed"], nfe_step=run["nfe_step"], speed=run["speed"])
-        mel = mel_of(engine, run["gen_text"], reference, options)
-        np.testing.assert_array_equal(mel[0].cpu().numpy(), upstream[f"mel{index}"])
-        np.testing.assert_array_equal(speak(engine, run["gen_text"], reference, options).samples, upstream[f"wave{index}"])
+    backend = choose_backend("off")
+    upstream, engine = of_upstream(spec, paths, voice, tmp_path, backend), loaded(spec, paths, backend)
+    for index in range(len(RUNS)):
+        assert_upstreams(engine, upstream, voice, index)
 
 
 def test_the_same_request_is_the_same_bytes_at_any_concurrency(gpu: Engine, voice: Voice) -> None:

@@ -22,9 +22,10 @@ import soundfile
 import torch
 
 from f5_worker import manifest, passes
+from f5_worker.backend import Backend
 from f5_worker.engine import Engine, Options, Passage
 from f5_worker.reference import Voice
-from tests.model.conftest import BFLOAT16, FLOAT16, FLOAT32, loaded, never, speak
+from tests.model.conftest import BFLOAT16, FLOAT16, FLOAT32, Paths, loaded, never, speak
 
 RUNS = [
     {"gen_text": "Hello there, this is a test of one chunk.", "seed": 7, "nfe_step": 4, "speed": 1.0},
@@ -41,32 +42,47 @@ def mel_of(engine: Engine, text: str, voice: Voice, options: Options) -> torch.T
     return mel
 
 
-def amplified(voice: Voice) -> Voice:
-    """A reference above the target loudness, which upstream leaves as it is."""
-    return replace(voice, samples=voice.samples * np.float32(4.0))
+def reference_of(run: dict[str, Any], voice: Voice) -> Voice:
+    """The voice, or one above the target loudness, which upstream leaves as it is."""
+    return replace(voice, samples=voice.samples * np.float32(4.0)) if run.get("loud") else voice
 
 
-@pytest.fixture(scope="module", params=[FLOAT32, FLOAT16], ids=["float32", "float16"])
-def pair(
-    request: pytest.FixtureRequest, spec: manifest.ModelSpec, paths: dict[manifest.PinnedFile, Path], voice: Voice, tmp_path_factory: Any
-) -> tuple[Engine, Any]:
-    """Our engine, and everything upstream computed."""
-    folder = tmp_path_factory.mktemp("upstream")
+def of_upstream(spec: manifest.ModelSpec, paths: Paths, voice: Voice, folder: Path, backend: Backend) -> Any:
+    """Everything upstream computes of RUNS on the backend's device, in its precision."""
     runs = []
     for run in RUNS:
         wav = folder / f"{run.get('loud', False)}.wav"
-        samples = amplified(voice).samples if run.get("loud") else voice.samples
-        soundfile.write(wav, samples, voice.sample_rate_hz, subtype="FLOAT")
+        soundfile.write(wav, reference_of(run, voice).samples, voice.sample_rate_hz, subtype="FLOAT")
         runs.append({**run, "wav": str(wav), "ref_text": voice.text})
     job = {
         "checkpoint": str(paths[spec.checkpoint]), "vocab": str(paths[spec.vocab]), "vocoder": str(paths[spec.vocoder.config].parent),
-        "arch": dict(spec.arch), "dtype": str(request.param.dtype).removeprefix("torch."), "runs": runs, "out": str(folder / "out.npz"),
+        "arch": dict(spec.arch), "dtype": str(backend.dtype).removeprefix("torch."), "device": backend.device.type, "runs": runs,
+        "out": str(folder / "out.npz"),
     }  # fmt: skip
     command = [sys.executable, "-m", "tests.model.upstream_process", json.dumps(job)]
     env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums depend on how many threads share them
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=200, cwd=Path(__file__).parents[2], env=env)
     assert done.returncode == 0, done.stderr[-3000:]
-    return loaded(spec, paths, request.param), np.load(folder / "out.npz")
+    return np.load(folder / "out.npz")
+
+
+def assert_upstreams(engine: Engine, upstream: Any, voice: Voice, index: int) -> None:
+    """Mel and wave of one of RUNS, bit for bit."""
+    run: dict[str, Any] = RUNS[index]
+    reference = reference_of(run, voice)
+    options = Options(seed=run["seed"], nfe_step=run["nfe_step"], speed=run["speed"])
+    mel = mel_of(engine, run["gen_text"], reference, options)
+    speech = speak(engine, run["gen_text"], reference, options)
+    assert len(speech.segments) == 1
+    np.testing.assert_array_equal(mel[0].cpu().numpy(), upstream[f"mel{index}"])
+    np.testing.assert_array_equal(speech.samples, upstream[f"wave{index}"])
+
+
+@pytest.fixture(scope="module", params=[FLOAT32, FLOAT16], ids=["float32", "float16"])
+def pair(request: pytest.FixtureRequest, spec: manifest.ModelSpec, paths: Paths, voice: Voice, tmp_path_factory: Any) -> tuple[Engine, Any]:
+    """Our engine, and everything upstream computed."""
+    upstream = of_upstream(spec, paths, voice, tmp_path_factory.mktemp("upstream"), request.param)
+    return loaded(spec, paths, request.param), upstream
 
 
 def test_every_weight_and_buffer_is_what_upstream_loads(pair: tuple[Engine, Any]) -> None:
@@ -81,15 +97,7 @@ def test_every_weight_and_buffer_is_what_upstream_loads(pair: tuple[Engine, Any]
 
 @pytest.mark.parametrize("index", range(len(RUNS)), ids=[str(run["gen_text"])[:12] for run in RUNS])
 def test_mel_and_wave_of_one_chunk_are_upstreams(pair: tuple[Engine, Any], voice: Voice, index: int) -> None:
-    engine, upstream = pair
-    run: dict[str, Any] = RUNS[index]
-    reference = amplified(voice) if run.get("loud") else voice
-    options = Options(seed=run["seed"], nfe_step=run["nfe_step"], speed=run["speed"])
-    mel = mel_of(engine, run["gen_text"], reference, options)
-    speech = speak(engine, run["gen_text"], reference, options)
-    assert len(speech.segments) == 1
-    np.testing.assert_array_equal(mel[0].numpy(), upstream[f"mel{index}"])
-    np.testing.assert_array_equal(speech.samples, upstream[f"wave{index}"])
+    assert_upstreams(*pair, voice, index)
 
 
 @pytest.mark.parametrize("pair", [FLOAT32], ids=["float32"], indirect=True)

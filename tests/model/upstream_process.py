@@ -3,7 +3,7 @@
 Packages that upstream imports for training, plots and transcription, none of which happens here, are replaced by empty modules, in this
 process only, whether they are installed or not: they look for each other.
 
-Argument: a JSON object with checkpoint, vocab, vocoder, arch, dtype, out, device (default cpu)
+Argument: a JSON object with checkpoint, vocab, vocoder, arch, dtype, device, out
 and runs (wav, ref_text, gen_text, seed, nfe_step, speed).
 """
 
@@ -42,7 +42,7 @@ def main(job: dict) -> None:
     import torch
     from f5_tts.model import DiT
 
-    device = job.get("device", "cpu")
+    device = job["device"]
     model = utils_infer.load_model(DiT, job["arch"], job["checkpoint"], vocab_file=job["vocab"], device=device)
     model = model.to(getattr(torch, job["dtype"]))
     vocoder = utils_infer.load_vocoder(is_local=True, local_path=job["vocoder"], device=device)
