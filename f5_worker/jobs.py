@@ -28,7 +28,7 @@ Result = dict[str, Any]
 Warnings = list[tuple[str, str]]  # (code, message)
 T = TypeVar("T")
 MAX_RECORDINGS = 2  # downloaded and decoded at once
-PREPARED_BYTES = 64_000_000  # 12 s of 24 kHz float32 are 1.2 MB: some fifty voices
+PREPARED_BYTES = 64_000_000  # 12 s of 24 kHz float32 are 1.2 MB, and half of that as a WAV file: some thirty voices
 
 
 class Channel(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import threading
 import tomllib
@@ -31,7 +30,7 @@ _MAX_DECODE_SECONDS = 60.0  # bounds time and memory; what comes after is not lo
 _TAIL = SAMPLE_RATE_HZ // 20  # upstream appends 50 ms of silence
 _CHARS_PER_S = (3.0, 35.0)
 _SENTENCE_END = ".!?。！？…؟۔।"  # noqa: RUF001 - the marks of other scripts are meant
-_Key = tuple[bytes, str | None]  # of the recording with its text as given; the language
+_Key = tuple[bytes, str, str | None]  # the recording, its text as given, the language
 
 
 class Recogniser(Protocol):
@@ -99,7 +98,7 @@ class VoiceCache:
     """Prepared voices, the least recently used dropped first. Safe from any thread."""
 
     def __init__(self, max_bytes: int) -> None:
-        """Keep voices whose samples take at most max_bytes together."""
+        """Keep voices that take at most max_bytes together: their samples, and the recordings by which they are found again."""
         self._max_bytes = max_bytes
         self._voices: OrderedDict[_Key, Voice] = OrderedDict()
         self._lock = threading.Lock()
@@ -112,7 +111,7 @@ class VoiceCache:
 
     def prepare(self, data: bytes, text: str | None, *, transcriber: Recogniser | None = None, language: str | None = None) -> Voice:
         """The same as the function `prepare`, whose errors it raises; an equal voice is prepared once."""
-        key = (_content_key(data, text), language)
+        key = (data, text or "", language)  # itself: no digest of that strength takes less than a millisecond everywhere
         with self._lock:
             preparing = self._preparing.setdefault(key, threading.Lock())
         with preparing:
@@ -132,7 +131,7 @@ class VoiceCache:
         return voice
 
     def _size_bytes(self) -> int:
-        return sum(voice.samples.nbytes for voice in self._voices.values())
+        return sum(len(key[0]) + voice.samples.nbytes for key, voice in self._voices.items())
 
 
 def default_voice() -> Voice:
@@ -143,14 +142,6 @@ def default_voice() -> Voice:
     folder = Path(next(iter(spec.submodule_search_locations))) / "infer" / "examples" / "basic"
     example = tomllib.loads((folder / "basic.toml").read_text(encoding="utf-8"))
     return prepare((folder / "basic_ref_en.wav").read_bytes(), example["ref_text"])
-
-
-def _content_key(data: bytes, text: str | None) -> bytes:
-    """BLAKE2b: without SHA extensions, as on many processors, SHA-256 takes twice as long."""
-    digest = hashlib.blake2b((text or "").encode("utf-8", "surrogatepass"), digest_size=32)
-    digest.update(b"\0")
-    digest.update(data)
-    return digest.digest()
 
 
 def _trim(samples: Samples) -> Samples:

@@ -19,7 +19,7 @@ CHUNK = RATE // 2
 class FakeEngine:
     """Knobs: `gate` holds every chunk but the first `ungated` ones until it is set; `error` is raised instead of a result.
 
-    `seen` lists what was asked.
+    `seen` lists what was asked; `rested` counts the rests, each after a job.
     """
 
     sample_rate_hz = RATE
@@ -28,12 +28,16 @@ class FakeEngine:
         self.error, self.chunk, self.ungated = error, chunk, ungated
         self.gate = threading.Event()
         self.gate.set()
-        self.running, self.most_running, self.seen = 0, 0, []
+        self.running, self.most_running, self.rested, self.seen = 0, 0, 0, []
         self.started, self.ended = threading.Semaphore(0), threading.Semaphore(0)
         self._lock = threading.Lock()
 
     def describe(self):
         return {"device": "cpu", "model": "fake"}
+
+    def rest(self) -> None:
+        assert not self.running
+        self.rested += 1
 
     def stream(self, passages, voices, options, *, cancelled, on_chunk=lambda _done, _total: None) -> Iterator[Part]:
         with self._lock:

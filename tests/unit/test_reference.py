@@ -203,14 +203,14 @@ def test_the_quality_report_describes_what_is_used() -> None:
 def test_an_equal_voice_is_prepared_once_and_another_text_or_language_is_another_voice() -> None:
     cache, data = reference.VoiceCache(10_000_000), file_of(speech(3))
     first = cache.prepare(data, TEXT)
-    assert cache.prepare(bytes(data), TEXT) is first
+    assert cache.prepare(bytes(bytearray(data)), TEXT) is first
     others = [cache.prepare(data, TEXT + " "), cache.prepare(data, TEXT, language="en"), cache.prepare(file_of(speech(3, level=0.2)), TEXT)]
     assert len({id(voice) for voice in (first, *others)}) == 4
 
 
 def test_the_cache_is_bounded_and_drops_what_was_not_used_for_longest() -> None:
     recordings = [file_of(speech(3, level=0.1 + 0.1 * index)) for index in range(4)]
-    size_bytes = reference.prepare(recordings[0], TEXT).samples.nbytes
+    size_bytes = reference.prepare(recordings[0], TEXT).samples.nbytes + len(recordings[0])
     cache = reference.VoiceCache(2 * size_bytes)
     first, second = (cache.prepare(data, TEXT) for data in recordings[:2])
     assert cache.prepare(recordings[0], TEXT) is first

@@ -1,4 +1,4 @@
-"""What one speech costs in memory: audio is encoded as it comes, and kept only for those who align words with it."""
+"""What one speech costs in memory: audio is encoded as it comes, and kept only for those who align words with it; afterwards: nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from f5_worker import audio
+from f5_worker.errors import EngineError
 from f5_worker.service import Service
 from f5_worker.settings import Settings
 from tests.fakes.speaker import RATE, FakeEngine
@@ -65,3 +66,10 @@ def test_the_audio_is_that_of_the_whole_encoded_at_once(fmt):
     result = speech_of(engine, REQUEST | {"response_format": fmt, "sample_rate": 16_000})
     whole = np.frombuffer(b"".join(engine.spoken), np.float32)
     assert base64.b64decode(result["audio"]["base64"]) == audio.encode(whole, RATE, fmt, out_rate_hz=16_000)
+
+
+@pytest.mark.parametrize("error", [None, EngineError("broken")])
+def test_the_engine_rests_after_a_job_however_that_ended(error):
+    engine = FakeEngine(error=error)
+    assert ("error" in speech_of(engine, REQUEST)) == bool(error)
+    assert engine.rested == 1
