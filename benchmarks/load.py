@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks import measure
 
 ROOT = Path(__file__).parents[1]
 BARS = {"load_s": 0.5, "worker_peak_rss_gb": 3.0}
@@ -122,6 +123,7 @@ def best_of(rounds: int, what: str, folder: Path) -> dict[str, float]:
 
 
 def report(folder: Path, rounds: int) -> int:
+    machine = measure.machine()
     rows = {what: best_of(rounds, what, folder) for what in ("upstream", "ours-float32", "ours-bfloat16")}
     worker = best_of(1, "worker", folder)
     print(f"{'':15}" + "".join(f"{column:>13}" for column in COLUMNS))
@@ -131,10 +133,8 @@ def report(folder: Path, rounds: int) -> int:
     shipped = rows["ours-bfloat16"]["build_s"] + rows["ours-bfloat16"]["load_s"]
     met = {"load_s": shipped < BARS["load_s"], "worker_peak_rss_gb": worker["peak_rss_gb"] < BARS["worker_peak_rss_gb"]}
     print("  ".join(f"{name} < {BARS[name]}: {'met' if ok else 'MISSED'}" for name, ok in met.items()))
-    results = ROOT / "benchmarks" / "results" / "load.json"
-    results.parent.mkdir(exist_ok=True)
-    body = {"cpus": os.cpu_count(), "rounds": rounds, "bars": BARS, "met": met, "worker": worker, **rows}
-    results.write_text(json.dumps(body, indent=1) + "\n")
+    body = {"machine": machine, "runs": rounds, "bars": BARS, "met": met, "worker": worker, **rows}
+    measure.write(ROOT / "benchmarks" / "results" / "load.json", body)
     return 0 if all(met.values()) else 1
 
 

@@ -113,7 +113,7 @@ class Engine:
         self.synthesize([Passage("Ready to speak.")], {None: short}, Options(seed=0, nfe_step=1), cancelled=lambda: False)
 
     def rest(self) -> None:
-        """To be called between two jobs: what a job on the CPU has left free goes back to the system, in about 5 ms."""
+        """For after a job: what it has left free in the heap of a CPU worker goes back to the system, in about 5 ms."""
         if self.backend.device.type == "cpu":
             heap.give_back()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 
 _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl and macOS have none and need none
+if _malloc_trim:
+    _malloc_trim.argtypes = [ctypes.c_size_t]
 
 
 def give_back() -> None:

@@ -28,7 +28,7 @@ Result = dict[str, Any]
 Warnings = list[tuple[str, str]]  # (code, message)
 T = TypeVar("T")
 MAX_RECORDINGS = 2  # downloaded and decoded at once
-PREPARED_BYTES = 64_000_000  # 12 s of 24 kHz float32 are 1.2 MB, and half of that as a WAV file: some thirty voices
+PREPARED_BYTES = 128_000_000  # 12 s of 24 kHz float32 are 1.2 MB, as a WAV file in stereo at 44.1 kHz 2.1 MB: some forty voices, or more
 
 
 class Channel(Protocol):

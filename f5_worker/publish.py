@@ -252,7 +252,7 @@ class _Claim:
             self._write()
 
     def release(self) -> None:
-        """Give the claim up if it is this worker's."""
+        """Give the claim up if this worker took it; one that went stale may be another's by now, who then publishes beside others."""
         if not self._writes:
             return
         try:

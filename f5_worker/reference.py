@@ -112,6 +112,7 @@ class VoiceCache:
     def prepare(self, data: bytes, text: str | None, *, transcriber: Recogniser | None = None, language: str | None = None) -> Voice:
         """The same as the function `prepare`, whose errors it raises; an equal voice is prepared once."""
         key = (data, text or "", language)  # itself: no digest of that strength takes less than a millisecond everywhere
+        hash(data)  # kept in it, and made outside of the lock
         with self._lock:
             preparing = self._preparing.setdefault(key, threading.Lock())
         with preparing:
@@ -119,9 +120,10 @@ class VoiceCache:
 
     def _known(self, key: _Key) -> Voice | None:
         with self._lock:
-            if key in self._voices:
+            voice = self._voices.get(key)
+            if voice:
                 self._voices.move_to_end(key)
-            return self._voices.get(key)
+            return voice
 
     def _keep(self, key: _Key, voice: Voice) -> Voice:
         with self._lock:

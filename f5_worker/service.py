@@ -80,6 +80,7 @@ class Service:
             raise
         finally:
             logs.job_id.reset(token)
+            self._run.gpu.submit(self._run.engine.rest)  # nobody waits for it; by now the job's error holds no tensors any more
 
     async def _settled(self, job: Job, work: Awaitable[Result]) -> Result:
         """What the work gives, or the payload of what it failed of."""

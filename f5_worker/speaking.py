@@ -182,7 +182,6 @@ async def _parts(run: Runtime, job: Job, asked: request.Speech, voices: Voices, 
                     loop.call_soon_threadsafe(arrived.put_nowait, part)
         finally:
             loop.call_soon_threadsafe(arrived.put_nowait, None)
-            run.engine.rest()
 
     working = run.on_gpu(work)
     try:

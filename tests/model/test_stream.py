@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from f5_worker import heap
 from f5_worker.audio import Samples
 from f5_worker.engine import Engine, Options, Part, Passage, Speech
 from f5_worker.errors import Cancelled, RequestError, TextEmpty, TextTooLong
@@ -284,6 +285,17 @@ def test_streaming_keeps_no_wave_that_was_given_out(engine: Engine, voice: Voice
         del part
         kept = {number for number, wave in enumerate(waves) if wave() is not None}
         assert kept <= {len(waves) - 2, len(waves) - 1}  # of this chunk: as rendered, and as given out
+
+
+@pytest.mark.parametrize(("device", "given_back"), [("cpu", 1), ("cuda", 0)])
+def test_a_rest_gives_the_heap_back_where_tensors_lie_in_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, device: str, given_back: int
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(heap, "give_back", lambda: calls.append(None))
+    monkeypatch.setattr(engine, "backend", replace(engine.backend, device=torch.device(device)))
+    engine.rest()
+    assert len(calls) == given_back
 
 
 def test_soak_leaves_no_tensor_and_no_file(

@@ -13,6 +13,7 @@ import pytest
 
 from f5_worker import audio
 from f5_worker.errors import EngineError
+from f5_worker.jobs import gpu_slot
 from f5_worker.service import Service
 from f5_worker.settings import Settings
 from tests.fakes.speaker import RATE, FakeEngine
@@ -47,8 +48,8 @@ class WatchedEngine(FakeEngine):
         return sum(one() is not None for one in given)
 
 
-def speech_of(engine: FakeEngine, job_input):
-    subject = Service(engine, Settings(), None, boot=dict)
+def speech_of(engine: FakeEngine, job_input, slot=None):
+    subject = Service(engine, Settings(), None, boot=dict, slot=slot)
     return asyncio.run(subject.handle({"id": "job-1", "input": job_input}))
 
 
@@ -70,6 +71,7 @@ def test_the_audio_is_that_of_the_whole_encoded_at_once(fmt):
 
 @pytest.mark.parametrize("error", [None, EngineError("broken")])
 def test_the_engine_rests_after_a_job_however_that_ended(error):
-    engine = FakeEngine(error=error)
-    assert ("error" in speech_of(engine, REQUEST)) == bool(error)
+    engine, slot = FakeEngine(error=error), gpu_slot()
+    assert ("error" in speech_of(engine, REQUEST, slot)) == bool(error)
+    slot.shutdown()  # waits for what is queued
     assert engine.rested == 1
