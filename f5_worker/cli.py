@@ -31,7 +31,7 @@ from f5_worker.cache import HubCache
 from f5_worker.errors import SettingsError, WorkerError
 from f5_worker.inventory import Weights
 from f5_worker.manifest import PinnedFile, load_pins
-from f5_worker.placement import RAM_DIR, choose
+from f5_worker.placement import RAM_DIR, choose, why_not
 from f5_worker.publish import Publication
 from f5_worker.report import Timeline
 from f5_worker.restore import RestoreReport, restore
@@ -61,7 +61,9 @@ WithTranscriber = Annotated[
         "bucket lacks of them, only when a job first transcribes or aligns, and many endpoints never do.",
     ),
 ]
-CacheDir = Annotated[Path | None, typer.Option(help="Local cache directory; default MODEL_CACHE_DIR or the worker's own choice.")]
+CacheDir = Annotated[
+    Path | None, typer.Option(help="Local cache directory, this one and no other; default MODEL_CACHE_DIR or the worker's own choice.")
+]
 
 
 def main(make_store: Callable[[S3Settings], Store]) -> None:
@@ -101,7 +103,7 @@ def verify(context: typer.Context, transcriber: WithTranscriber = False, as_json
 def pull(context: typer.Context, transcriber: WithTranscriber = False, as_json: AsJson = False, cache_dir: CacheDir = None) -> None:
     """Restore the model into a local cache as a boot does: from the disk, the bucket, else the hub."""
     with _session(context, cache_dir, transcriber=transcriber) as (settings, weights, store):
-        report = _bring(settings, weights, store)
+        report = _bring(_caches(settings, weights, named=cache_dir is not None), settings, weights, store)
         _show(as_json, f"{weights.name} in {report.cache_dir}", ("file", "bytes", "source"), _source_rows(weights, report))
         _end(not report.missing)
 
@@ -116,9 +118,10 @@ def push(
 ) -> None:
     """Seed the bucket from the local cache or the hub, on any machine: what it lacks is sent, manifest last."""
     with _session(context, cache_dir, transcriber=transcriber) as (settings, weights, store):
-        states = inventory.verify(store, settings.models_prefix, weights.files) if mend else []
+        look = inventory.verify if mend else inventory.file_states  # before gigabytes come: whether the bucket answers
+        states = look(store, settings.models_prefix, weights.files)
         wrong = {s.key: time.time() for s in states if s.state == "wrong bytes"}
-        report = _bring(settings, weights, None)
+        report = _bring(_caches(settings, weights, named=cache_dir is not None), settings, weights, None)
         if report.missing:
             _show(as_json, "cannot push: files are missing here", ("file", "bytes", "source"), _source_rows(weights, report))
             _end(False)
@@ -175,7 +178,8 @@ def boot_report(
         )
         raise typer.Exit(EXIT_FAILED) from exc
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        errors.print(f"no boot report could be drawn from {report}: {type(exc).__name__}: {exc}", markup=False)
+        why = "it is no boot report of this version" if isinstance(exc, KeyError | TypeError) else f"{type(exc).__name__}: {exc}"
+        errors.print(f"no boot report could be drawn from {report}: {why}", markup=False)
         raise typer.Exit(EXIT_FAILED) from exc
     console.print(f"{out / 'boot.png'}\n{out / 'boot.trace.json'}")
 
@@ -229,9 +233,18 @@ def _holds(cache: HubCache, file: PinnedFile) -> bool:
     return False
 
 
-def _bring(settings: Settings, weights: Weights, store: Store | None) -> RestoreReport:
+def _caches(settings: Settings, weights: Weights, *, named: bool) -> list[HubCache]:
+    """Where the files may lie: in the directory that was named, else in any that a boot would take."""
+    if not named or settings.cache_dir is None:
+        return choose(settings, weights.files)
+    cache = HubCache(settings.cache_dir)
+    if reason := why_not(cache, weights.files, settings.platform_cache):
+        raise SettingsError(f"--cache-dir {cache.root} cannot hold the files: {reason}")
+    return [cache]
+
+
+def _bring(caches: list[HubCache], settings: Settings, weights: Weights, store: Store | None) -> RestoreReport:
     """Restore into the local cache, with the growth of its files as progress."""
-    caches = choose(settings, weights.files)
     hub.set_client_env(os.environ, caches[0])
     total, done = weights.size_bytes, threading.Event()
     with _progress("restore", total) as advance:

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from f5_worker import heap, passes, post, upstream, weights
-from f5_worker import text as texts
+from f5_worker import characters, heap, passes, post, upstream, weights
 from f5_worker.audio import Samples
 from f5_worker.backend import Backend, choose_backend
 from f5_worker.errors import EngineError, OutOfMemory, TextEmpty
@@ -207,7 +206,7 @@ class Engine:
             else:
                 wave, lufs = post.set_loudness(wave, rate_hz, lufs)  # no chunk is louder than those before it could be
             if options.fade_s:
-                wave = _faded(wave, rate_hz, options.fade_s, start=one is first, end=one is last)
+                wave = post.fade_ends(wave, rate_hz, options.fade_s, start=one is first, end=one is last)
             yield one, wave, [*warnings, *(_check_loudness(options.loudness_lufs, lufs) if one is last else [])]
 
     def _waves(self, planned: Plan, options: Options, cancelled: IsCancelled) -> Iterator[tuple[Pass, Samples, Warnings]]:
@@ -253,8 +252,8 @@ class Engine:
     def _check_texts(self, passages: Sequence[Passage], planned: Plan) -> Warnings:
         found = []
         for alias, voice in {one.alias: one.voice for one in planned.passes}.items():
-            unknown = texts.unknown_characters(voice.text, voice.text, self._knows)
-            found += _of_unknown(unknown, where="ref_text: " if alias is None else f"voice '{alias}': ref_text: ")
+            unknown = characters.unknown(voice.text, voice.text, self._knows)
+            found += characters.unknown_warnings(unknown, where="ref_text: " if alias is None else f"voice '{alias}': ref_text: ")
         for number, passage in enumerate(passages):
             spoken = "".join(one.chunk.spoken for one in planned.passes if one.passage == number)
             found += self._check_text(passage.text, spoken, where=f"segments.{number}: " if len(passages) > 1 else "")
@@ -262,22 +261,10 @@ class Engine:
 
     def _check_text(self, text: str, spoken: str, where: str) -> Warnings:
         """Characters that reach the model and are not in its vocabulary; those that became words are no matter."""
-        unknown = texts.unknown_characters(text, spoken, self._knows)
+        unknown = characters.unknown(text, spoken, self._knows)
         if not any(char.isalnum() and char not in unknown for char in spoken):
             raise TextEmpty(f"{where}the model knows none of the characters of this text: its languages are those of its vocabulary")
-        return _of_unknown(unknown, where)
-
-
-def _of_unknown(characters: Mapping[str, Sequence[int]], where: str) -> Warnings:
-    if not characters:
-        return []
-    message = f"{where}the model cannot speak these characters and leaves a gap: {texts.listed(characters)}"
-    return [("CHARACTERS_UNKNOWN", message)]
-
-
-def _faded(wave: Samples, rate_hz: int, fade_s: float, *, start: bool, end: bool) -> Samples:
-    middle, faded = len(wave) // 2, post.fade_ends(wave, rate_hz, fade_s)
-    return np.concatenate([(faded if start else wave)[:middle], (faded if end else wave)[middle:]])
+        return characters.unknown_warnings(unknown, where)
 
 
 def _silence_at_ends(planned: Plan, index: int, longest_s: float, cross_fade_s: float) -> tuple[float, float]:

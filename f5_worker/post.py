@@ -46,13 +46,14 @@ def time_stretch(samples: Samples, rate_hz: int, factor: float) -> Samples:
     return stretched * np.float32(limit / peak) if peak > limit else stretched
 
 
-def fade_ends(samples: Samples, rate_hz: int, seconds: float) -> Samples:
-    """Raised-cosine fade in and out."""
+def fade_ends(samples: Samples, rate_hz: int, seconds: float, *, start: bool = True, end: bool = True) -> Samples:
+    """Raised-cosine fade in and out, each over half of the samples at most."""
     length = min(int(seconds * rate_hz), len(samples) // 2)
     faded = samples.copy()
-    if length:
-        ramp = (0.5 - 0.5 * np.cos(np.linspace(0.0, np.pi, length))).astype(np.float32)
+    ramp = (0.5 - 0.5 * np.cos(np.linspace(0.0, np.pi, length))).astype(np.float32)
+    if start and length:
         faded[:length] *= ramp
+    if end and length:
         faded[-length:] *= ramp[::-1]
     return faded
 

@@ -13,9 +13,10 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from f5_worker import audio, quality
+from f5_worker import audio, characters, quality
 from f5_worker import text as texts
 from f5_worker.audio import Samples
+from f5_worker.decode import MAX_SAMPLES
 from f5_worker.errors import InternalError, ReferenceInvalid
 from f5_worker.levels import WINDOWS_PER_S, loud_windows, quietest_cut
 from f5_worker.quality import Quality, Warnings
@@ -88,7 +89,12 @@ def prepare(data: bytes, text: str | None, *, transcriber: Recogniser | None = N
         SAMPLE_RATE_HZ,
         _ended(words),
         len(samples) / SAMPLE_RATE_HZ,
-        (*_cut_warning(whole, used, words_given=bool(given)), *_digits_warning(words), *quality.warnings(measured)),
+        (
+            *_left_out_warnings(text or ""),
+            *_cut_warning(recorded, recorded_hz, whole, used, words_given=bool(given)),
+            *_digits_warning(words),
+            *quality.warnings(measured),
+        ),
         measured,
         transcribed,
     )
@@ -162,18 +168,26 @@ def _cut(samples: Samples, transcriber: Recogniser | None) -> Samples:
     if len(samples) <= MAX_SECONDS * SAMPLE_RATE_HZ:
         return samples
     if transcriber is None:
-        raise ReferenceInvalid(
-            f"the reference audio is {len(samples) / SAMPLE_RATE_HZ:.1f} s long: cut it to at most 12 s and pass the text of that part"
-        )
+        seconds = len(samples) / SAMPLE_RATE_HZ
+        length = f"{seconds:.1f} s" if seconds < _MAX_DECODE_SECONDS - 1 else "a minute or more"
+        raise ReferenceInvalid(f"the reference audio has {length} of sound: cut it to at most 12 s and pass the text of that part")
     return _trim(samples[: quietest_cut(samples, SAMPLE_RATE_HZ, from_s=_CUT_FROM_S, to_s=MAX_SECONDS)])
 
 
-def _cut_warning(whole: Samples, used: Samples, *, words_given: bool) -> Warnings:
-    if len(used) == len(whole):
+def _left_out_warnings(words: str) -> Warnings:
+    return tuple(("CHARACTERS_LEFT_OUT", f"ref_text: {message}") for message in characters.left_out(words))
+
+
+def _cut_warning(recorded: Samples, recorded_hz: int, whole: Samples, used: Samples, *, words_given: bool) -> Warnings:
+    if len(used) < len(whole):
+        instead = " in place of ref_text" if words_given else ""
+        message = (
+            f"the first {len(used) / SAMPLE_RATE_HZ:.1f} s of the reference audio are used, with the words recognised in them{instead}"
+        )
+    elif len(recorded) >= _MAX_DECODE_SECONDS * recorded_hz or recorded.size + recorded.shape[1] > MAX_SAMPLES:
+        message = f"only the first {len(recorded) / recorded_hz:.0f} s of the reference audio were looked at: let ref_text end there"
+    else:
         return ()
-    instead = " in place of ref_text" if words_given else ""
-    whole_s, used_s = len(whole) / SAMPLE_RATE_HZ, len(used) / SAMPLE_RATE_HZ
-    message = f"of the reference audio's {whole_s:.1f} s the first {used_s:.1f} s are used, with the words recognised in them{instead}"
     return (("REFERENCE_CUT", message),)
 
 

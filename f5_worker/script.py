@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
+from f5_worker import characters
 from f5_worker import text as texts
 from f5_worker.errors import RequestError, TextEmpty
 from f5_worker.rewrite import Rewritten, Rule, apply
@@ -20,7 +21,6 @@ _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # ka
 # What a subtitle can show alone: a word, or a character of these scripts.
 _TOKEN = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 _SINGLE = re.compile(f"[{_UNSPACED}]")
-_UNASSIGNED = frozenset({"Cn", "Co", "Cs"})  # a newer Unicode's, private, halves of pairs: texts.clean makes spaces of them
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,15 @@ def plan(
     parts, pause_after_s = _parts(cleaned.text, voices) if tags else ([_Part(0, len(cleaned.text), None, 0.0)], 0.0)
     rules = _rules(" ".join(cleaned.text[part.start : part.end] for part in parts), language) if normalize else []
     chunks: list[Chunk] = []
+    long_words: list[int] = []
     for part in parts:
         spoken = apply(cleaned.text[part.start : part.end], rules)
         chunks += _chunks(cleaned, part, spoken, max_bytes(part.voice), short_start=short_start and not chunks)
+        starts = (spoken.source(at, at + 1)[0] + part.start for at in characters.long_words(spoken.text))
+        long_words += [cleaned.source(at, at + 1)[0] for at in starts]
     if not chunks:
         raise TextEmpty("the text holds nothing that can be spoken: pass at least one word")
-    warnings = [*_left_out(text, cleaned, chunks, tags=tags), *(_of_numbers(chunks, language) if normalize else [])]
+    warnings = [*_left_out(text, cleaned, chunks, tags=tags), *_of_long(long_words), *(_of_numbers(chunks, language) if normalize else [])]
     return Script(chunks, pause_after_s, warnings)
 
 
@@ -202,8 +205,16 @@ def _belongs(spoken: Rewritten, group: tuple[int, int], match: re.Match[str]) ->
     return one_word or marks
 
 
+def _of_long(words: list[int]) -> list[tuple[str, str]]:
+    if not words:
+        return []
+    which = f"{len(words)}, the first at {words[0]}"
+    message = f"words of more than {characters.MAX_WORD_CHARS} characters: {which}; no voice can speak them, and they are cut anywhere"
+    return [("WORD_TOO_LONG", message)]
+
+
 def _left_out(text: str, cleaned: Rewritten, chunks: list[Chunk], *, tags: bool) -> list[tuple[str, str]]:
-    """Signs between two pauses, or so many that they fill a chunk, with no word to go with, and what is no character of Unicode's.
+    """Signs between two pauses, or so many that they fill a chunk, with no word to go with, and what is no character that can be said.
 
     Marks of punctuation are not missed.
     """
@@ -212,16 +223,10 @@ def _left_out(text: str, cleaned: Rewritten, chunks: list[Chunk], *, tags: bool)
     for start, end in [*sent_tags, *((span.start, span.end) for chunk in chunks for span in chunk.spans)]:
         used[start:end] = b"\1" * (end - start)
     apart: dict[str, list[int]] = {}
-    unassigned: dict[str, list[int]] = {}
     for at, char in enumerate(text):
-        category = unicodedata.category(char)
-        if category in _UNASSIGNED:
-            unassigned.setdefault(char, []).append(at)
-        elif not used[at] and category.startswith("S"):
+        if not used[at] and unicodedata.category(char).startswith("S"):
             apart.setdefault(char, []).append(at)
-    reasons = (("stand apart from any word", apart), (f"have no meaning in Unicode {unicodedata.unidata_version}", unassigned))
-    left_out = [f"these characters {why} and are left out: {texts.listed(found)}" for why, found in reasons if found]
-    return [("CHARACTERS_LEFT_OUT", message) for message in left_out]
+    return [("CHARACTERS_LEFT_OUT", message) for message in characters.left_out(text, ("stand apart from any word", apart))]
 
 
 def _of_numbers(chunks: list[Chunk], language: str | None) -> list[tuple[str, str]]:

@@ -11,25 +11,25 @@ import math
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise
 
 from f5_worker.errors import TextEmpty, TextTooLong
 from f5_worker.rewrite import Claim, Rewritten
 
 MAX_CHARS = 50_000
-_CHARACTERS_SHOWN = 10
 SHORT_BYTES = 10  # F5-TTS speaks shorter chunks at a third of the speed
 _FULL_WIDTH = {ord(char) + 0xFEE0: char for char in f"%{string.digits}{string.ascii_letters}"}
 _PLAIN = str.maketrans(_FULL_WIDTH | {"\u2010": "-", "\u2011": "-", "\u2028": "\n", "\u2029": "\n"})
 _BLANK = re.compile(r"[\0 \n]+")  # \0 stands for a character that is not seen
-_NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai to Khmer, kana, Han
+NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai to Khmer, kana, Han
 _CLOSERS = r"(?:[\"'”’“‘»)\]」』】）》]|(?<=[.!?…]) ?»)*"
+# Marks are taken as a whole run: tried from each of its marks, one of 50,000 takes minutes and lets no other thread on meanwhile.
 # A sentence ends at a mark followed by a space, at a mark of a script without spaces or with marks of its own, and at a line's end.
 _SENTENCE = re.compile(
-    rf"(?:[.!?…]+{_CLOSERS}(?=\s|[{_NO_SPACES}])|[。！？｡؟۔।॥։።။។།༎]+{_CLOSERS}|……{_CLOSERS}|(?=\n))\s*",
+    rf"(?:(?<![.!?…])[.!?…]++{_CLOSERS}(?=\s|[{NO_SPACES}])|[。！？｡؟۔।॥։።။។།༎]+{_CLOSERS}|……{_CLOSERS}|(?=\n))\s*",
 )
-_CLAUSE = re.compile(rf"(?:[,;:]{_CLOSERS}(?=\s|[{_NO_SPACES}])|[，；：、،؛]{_CLOSERS}|\s[–—-](?=\s)|—|(?=\n))\s*")
+_CLAUSE = re.compile(rf"(?:[,;:]{_CLOSERS}(?=\s|[{NO_SPACES}])|[，；：、،؛]{_CLOSERS}|\s[–—-](?=\s)|—|(?=\n))\s*")
 _WORD = re.compile(r"\s+")
 # Never the end of a sentence, but for those of the next four kinds.
 _ABBREVIATIONS = frozenset(
@@ -103,14 +103,14 @@ def _compositions(text: str) -> Iterator[Claim]:
         return
     start = 0
     for end in range(1, len(text) + 1):
-        if end == len(text) or not _joins(text[end]):
+        if end == len(text) or not joins(text[end]):
             composed = unicodedata.normalize("NFC", text[start:end])
             if composed != text[start:end]:
                 yield start, end, composed
             start = end
 
 
-def _joins(char: str) -> bool:
+def joins(char: str) -> bool:
     return unicodedata.category(char).startswith("M") or "\u1160" <= char <= "\u11ff"  # marks; Hangul vowels and final consonants
 
 
@@ -147,23 +147,6 @@ def chunk(text: str, max_bytes: int) -> list[str]:
     """The texts of `spans`, line breaks as spaces."""
     chunks = [" ".join(text[start:end].split()) for start, end in spans(text, max_bytes)]
     return [piece for piece in chunks if piece]
-
-
-def unknown_characters(text: str, spoken: str, knows: Callable[[str], bool]) -> dict[str, list[int]]:
-    """Characters of what is spoken that the model does not know, with their positions in the text as it was sent; white space aside."""
-    unknown: dict[str, list[int]] = {char: [] for char in dict.fromkeys(spoken) if not char.isspace() and not knows(char)}
-    cleaned = tidied(text) if unknown else Rewritten("")
-    for at, char in enumerate(cleaned.text):
-        if char in unknown:
-            unknown[char].append(cleaned.source(at, at + 1)[0])
-    return unknown
-
-
-def listed(characters: Mapping[str, Sequence[int]]) -> str:
-    """The first characters and positions, for a message."""
-    shown = [f"{char!r} at {', '.join(map(str, at[:5]))}{' …' if len(at) > 5 else ''}" for char, at in characters.items()]
-    more = f" and {len(shown) - _CHARACTERS_SHOWN} more" if len(shown) > _CHARACTERS_SHOWN else ""
-    return "; ".join(shown[:_CHARACTERS_SHOWN]) + more
 
 
 _Splitter = Callable[[str], list[str]]
@@ -275,4 +258,4 @@ def _split_words(text: str) -> list[str]:
 
 def _split_letters(text: str) -> list[str]:
     """Characters with the marks that belong to them."""
-    return _cut(text, [at for at, char in enumerate(text) if not _joins(char)])
+    return _cut(text, [at for at, char in enumerate(text) if not joins(char)])

@@ -139,6 +139,26 @@ def test_pull_restores_from_the_bucket(world: World, models_file: Path) -> None:
     assert {row["source"] for row in json.loads(done.stdout)["rows"]} == {"bucket"}
 
 
+@pytest.mark.parametrize("command", ["pull", "push"])
+def test_a_directory_that_is_named_is_taken_or_nothing(world: World, models_file: Path, command: str) -> None:
+    push(world, models_file)
+    (world.root / "a file").touch()
+    refused = cli(world, models_file, "cache", command, "--cache-dir", str(world.root / "a file"))
+    assert refused.returncode == 2
+    assert "a file cannot hold the files: " in refused.stderr
+    taken = cli(world, models_file, "cache", "pull", "--json", "--cache-dir", str(world.root / "named"))
+    assert taken.returncode == 0, taken.stderr
+    assert json.loads(taken.stdout)["title"].endswith(str(world.root / "named"))
+
+
+def test_push_asks_the_bucket_before_it_fetches_what_it_would_send(world: World, models_file: Path) -> None:
+    with hub_server(models_file) as hub:
+        refused = cli(world, models_file, "cache", "push", HF_ENDPOINT=hub.url, AWS_ENDPOINT_URL="http://127.0.0.1:1")
+        assert hub.requests == []
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert "STORE_UNAVAILABLE" in refused.stderr
+
+
 def test_status_finds_the_directory_that_has_the_files_and_makes_none(world: World, models_file: Path) -> None:
     push(world, models_file)  # leaves its files in cli-cache
     local = {}
@@ -249,8 +269,15 @@ def test_without_matplotlib_a_boot_report_becomes_a_trace_and_the_message_names_
     assert drawn_durations_us(tmp_path) == [1_900_000]
 
 
-def test_a_boot_report_that_is_none_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "f5_worker", "boot-report", str(tmp_path / "absent.json")]
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "No such file"), ("{", "JSONDecodeError"), ("[]", "no boot report of this version"), ("{}", "no boot report of this version")],
+)
+def test_a_boot_report_that_is_none_is_one_line_and_an_exit_code(tmp_path: Path, content: str | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "boot.json").write_text(content)
+    command = [sys.executable, "-m", "f5_worker", "boot-report", str(tmp_path / "boot.json"), "--out", str(tmp_path)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 3
+    assert said in done.stderr
     assert "Traceback" not in done.stderr

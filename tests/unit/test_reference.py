@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from f5_worker import reference
+from f5_worker import decode, reference
+from f5_worker.decode import MAX_SAMPLES
 from f5_worker.errors import ReferenceInvalid
 from tests.sounds import Wave, file_of, silence, speech, tone
 
@@ -123,7 +124,7 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "NaN": (file_of(np.full(48_000, np.nan, dtype=np.float32), subtype="FLOAT"), TEXT, "not numbers"),
     "infinity": (file_of(np.array([0.1, np.inf] * 24_000, dtype=np.float32), subtype="FLOAT"), TEXT, "not numbers"),
     "13 s": (file_of(tone(13)), "word " * 30, "cut it to at most 12 s"),
-    "10 minutes": (file_of(tone(600, 8_000), 8_000), "word " * 500, "cut it to at most 12 s"),
+    "10 minutes": (file_of(tone(600, 8_000), 8_000), "word " * 500, "has a minute or more of sound: cut it to at most 12 s"),
     "text too short": (file_of(tone(5)), "Yes, so.", r"1\.6 a second"),
     "text too long": (file_of(tone(1)), "word " * 20, "speech has 3 to 35"),
     "empty text": (file_of(tone(3)), "", "ref_text is empty"),
@@ -180,6 +181,25 @@ def test_ten_minutes_are_cut_like_any_long_recording() -> None:
     voice = reference.prepare(file_of(speech(599, 8_000), 8_000), None, transcriber=Recogniser())
     assert 6 < voice.seconds <= 12.05
     assert [code for code, _ in voice.warnings] == ["REFERENCE_CUT", "REFERENCE_NARROWBAND"]
+
+
+@pytest.mark.parametrize(("most_samples", "looked_at_s"), [(MAX_SAMPLES, 60), (2 * 10 * 8_000, 10)])
+def test_what_comes_after_the_part_that_is_looked_at_is_not_passed_over_in_silence(
+    most_samples: int, looked_at_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (decode, reference):
+        monkeypatch.setattr(module, "MAX_SAMPLES", most_samples)
+    recording = np.concatenate([speech(3, 8_000), silence(62, 8_000), speech(3, 8_000)])
+    voice = reference.prepare(file_of(np.tile(recording[:, None], 2), 8_000), TEXT)
+    assert voice.seconds < 3.2
+    [message] = [message for code, message in voice.warnings if code == "REFERENCE_CUT"]
+    assert message.startswith(f"only the first {looked_at_s} s of")
+
+
+def test_controls_in_the_text_are_a_warning() -> None:
+    voice = reference.prepare(file_of(speech(3)), "Some\tcall\x00 me nature.\n")
+    assert voice.text == "Some call me nature. "
+    assert voice.warnings == (("CHARACTERS_LEFT_OUT", "ref_text: these characters are controls and are left out: '\\x00' at 9"),)
 
 
 def test_a_short_recording_with_its_text_is_not_transcribed() -> None:

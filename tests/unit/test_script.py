@@ -214,7 +214,7 @@ def test_signs_that_stand_alone_and_are_left_out_are_a_warning(text: str, option
     ("text", "listed"),
     [("Hello \U0001fae9 there \ue000 friend\ue000.", "'\\U0001fae9' at 6; '\\ue000' at 14, 22"),
      ("\u4ed6\u53eb\U00031350\u5148\u751f\u3002", "'\\U00031350' at 2"), ("A lone \ud800 half.", "'\\ud800' at 7"),
-     ("It is 5\ue000km away.", "'\\ue000' at 7")],
+     ("It is 5\ue000km away.", "'\\ue000' at 7"), ("He\x00llo wor\x1bld\x1b.", "'\\x00' at 2; '\\x1b' at 10, 13")],
 )  # fmt: skip
 def test_what_is_no_character_of_unicode_is_a_warning(text: str, listed: str) -> None:
     [(code, message)] = plan(text).warnings
@@ -224,10 +224,31 @@ def test_what_is_no_character_of_unicode_is_a_warning(text: str, listed: str) ->
 
 @pytest.mark.parametrize(
     "text",
-    ["Hello \U0001f600 there.", "Hello. [pause:1s] ... --- !!! [pause:1s] Bye.", "★ Hello.", "It is 2 + 2.", "Hello \U0001f600. [voice:+]"],
-)
+    ["Hello \U0001f600 there.", "Hello\tthere,\r\nmy\x0bfriend\x85.",
+     "Hello. [pause:1s] ... --- !!! [pause:1s] Bye.", "★ Hello.", "It is 2 + 2.", "Hello \U0001f600. [voice:+]"],
+)  # fmt: skip
 def test_what_goes_to_the_model_marks_and_tags_are_not_left_out(text: str) -> None:
     assert plan(text, tags=True, voices=["+"]).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("Look: " + "x" * 101 + " and " + "y" * 10_000, "2, the first at 6"), ("\u200bMy e" + "\u0301" * 300 + " here.", "1, the first at 4"),
+     ("[voice:b] " + "z" * 200, "1, the first at 10")],
+)  # fmt: skip
+def test_words_longer_than_any_are_a_warning(text: str, said: str) -> None:
+    [(code, message)] = plan(text, tags=True, voices=["b"]).warnings
+    assert code == "WORD_TOO_LONG"
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x" * 100 + ".", "Well" + "." * 500 + " yes.", "—".join(["word"] * 40), "\u8a71" * 300, "\u0e01" * 300, "I" + "'d've" * 30,
+     "See https://example.com/" + "a/b-" * 40],
+)  # fmt: skip
+def test_long_runs_of_other_things_are_no_long_words(text: str) -> None:
+    assert "WORD_TOO_LONG" not in [code for code, _ in plan(text).warnings]
 
 
 def test_language_that_the_words_do_not_tell_is_a_warning() -> None:

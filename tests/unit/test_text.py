@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from f5_worker import characters
 from f5_worker import text as texts
 from f5_worker.errors import TextEmpty, TextTooLong
 
@@ -71,11 +74,11 @@ def test_limit_is_50000_characters() -> None:
 def test_unknown_characters_are_those_that_are_spoken_with_every_position_in_what_was_sent(
     text: str, known: str, unknown: dict[str, list[int]]
 ) -> None:
-    assert texts.unknown_characters(text, texts.clean(text).text, known.__contains__) == unknown
+    assert characters.unknown(text, texts.clean(text).text, known.__contains__) == unknown
 
 
 def test_characters_that_became_words_are_not_unknown() -> None:
-    assert texts.unknown_characters("½ ★", "half ★", "half".__contains__) == {"★": [2]}
+    assert characters.unknown("½ ★", "half ★", "half".__contains__) == {"★": [2]}
 
 
 SPOKEN = st.text(alphabet=st.sampled_from(list("abcdefgh  ..,!?;\n\"'()。，！你好世界؟ककا—…1239DrMs")), min_size=1, max_size=400)
@@ -95,6 +98,13 @@ def test_no_chunk_is_too_long_and_nothing_is_lost(text: str, limit: int) -> None
 
 def test_long_text_is_chunked_in_linear_time() -> None:
     assert len(texts.chunk(texts.clean("A sentence of some words. " * 1_900).text, 170)) > 250
+
+
+@pytest.mark.parametrize("marks", [".", "!?", "…", '."', "。", ","])
+def test_a_run_of_marks_is_chunked_in_linear_time_too(marks: str) -> None:
+    """From every mark on anew it would be minutes, in which no other thread goes on: hence the process, and its deadline."""
+    chunks = f"from f5_worker import text; print(len(text.spans({marks!r} * {49_000 // len(marks)} + 'hi', 135)))"
+    assert int(subprocess.run([sys.executable, "-c", chunks], timeout=60, check=True, capture_output=True).stdout) > 300
 
 
 def test_text_that_fits_is_one_chunk_as_it_is() -> None:
