@@ -32,8 +32,7 @@ check: $(READY)
 
 # The tools that users would pick instead, in an environment of their own: their pins differ from ours.
 bench: $(READY) .venv-bench/.ready
-	$(BIN)/python -m benchmarks
-	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks; missed=$$?; $(BIN)/python -m benchmarks.report && exit $$missed
 
 .venv-bench/.ready: requirements-bench.txt
 	$(PYTHON) -m venv .venv-bench

@@ -23,8 +23,9 @@ INTRO = """# Performance
 Written by `python -m benchmarks.report` from `benchmarks/results/`; `make bench` measures again. Two noisy cores without a GPU, store and
 the emulated line on the same cores, unless said otherwise: compare ratios within one run. **Not measured: a real Backblaze B2 or AWS, real
 weights** (the files are random bytes, or a random checkpoint, of the real sizes), slow start and loss of a real line; on a GPU the pinned
-torch and flash-attn wheel. The Xeon of 2.5 GHz has neither SHA extensions nor instructions for bfloat16: SHA-256 of the weights takes 3.5 s
-of one core there, and 1 s on the EPYC.
+torch and flash-attn wheel. The Xeon of 2.5 GHz has neither SHA extensions nor instructions for bfloat16: SHA-256 of the weights takes 3.5
+to 3.9 s of one core there, in order, whatever the tool; 1 s on the EPYC. What is missed for that was met on such processors, by earlier
+commits: last table.
 """
 
 
@@ -115,7 +116,8 @@ def restore_bars(result: dict[str, Any]) -> list[Bar]:
     if result["line"]:
         share = result["bytes"] / mine / result["line"]["total_bytes_per_s"]
         bars.append(Bar("share of the line", share, ">= 0.90", share >= 0.9))
-        bars.append(Bar("ours / fastest peer without verification", mine / fastest, "< 1 at 500 MB/s", mine < fastest))
+        if result["line"]["total_bytes_per_s"] >= 500e6:  # a slower one is full with every tool
+            bars.append(Bar("ours / fastest peer without verification", mine / fastest, "< 1", mine < fastest))
     elif not result["tls"]:
         bars.append(Bar("ours / fastest peer without verification", mine / fastest, "<= 1.25", mine <= 1.25 * fastest))
     if bare and not result["line"] and not result["tls"]:

@@ -21,6 +21,14 @@ def test_a_restore_without_peers_has_no_bars() -> None:
     assert restore_bars({"medians": {"ours": {"seconds": 1.0}}, "line": None, "tls": False}) == []
 
 
+@pytest.mark.parametrize(("rate_mb_s", "bars"), [(125, 3), (500, 4)])
+def test_only_on_a_fast_line_a_restore_has_to_be_faster_than_whoever_does_not_verify(rate_mb_s: int, bars: int) -> None:
+    row = {"seconds": 10.0, "fast_guaranteed_seconds": 12.0, "peak_rss_bytes": 1e6}
+    line = {"total_bytes_per_s": rate_mb_s * 1e6}
+    found = restore_bars({"medians": {"ours": row, "peer": row}, "line": line, "tls": False, "bytes": 1e9})
+    assert len(found) == bars
+
+
 @pytest.mark.parametrize(("commit", "shown"), [("a" * 40, "aaaaaaa,"), ("a" * 40 + "+changes", "aaaaaaa+changes,")])
 def test_what_was_measured_with_changes_says_so(commit: str, shown: str) -> None:
     assert f"at commit {shown}" in taken({"runs": 3, "machine": {**MACHINE, "commit": commit}})
