@@ -174,12 +174,14 @@ def boot_report(
         (out / "boot.png").write_bytes(waterfall.png([boot]))
     except ImportError as exc:  # the worker's image does not have it
         errors.print(
-            f"boot.png needs matplotlib: pip install matplotlib. The trace alone was written: {out / 'boot.trace.json'}", markup=False
+            f"boot.png needs matplotlib: pip install matplotlib. The trace alone was written: {out / 'boot.trace.json'}",
+            markup=False,
+            soft_wrap=True,
         )
         raise typer.Exit(EXIT_FAILED) from exc
     except (OSError, ValueError, KeyError, TypeError) as exc:
         why = "it is no boot report of this version" if isinstance(exc, KeyError | TypeError) else f"{type(exc).__name__}: {exc}"
-        errors.print(f"no boot report could be drawn from {report}: {why}", markup=False)
+        errors.print(f"no boot report could be drawn from {report}: {why}", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED) from exc
     console.print(f"{out / 'boot.png'}\n{out / 'boot.trace.json'}")
 
@@ -199,13 +201,13 @@ def _session(
         settings, s3 = _settings(cache_dir)
         yield settings, inventory.weights(settings, transcriber=transcriber), context.obj(s3)
     except SettingsError as exc:
-        errors.print(str(exc), markup=False)
+        errors.print(str(exc), markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_SETTINGS) from exc
     except WorkerError as exc:
-        errors.print(str(exc), markup=False)
+        errors.print(str(exc), markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED) from exc
     except KeyboardInterrupt:
-        errors.print("stopped; nothing is left half-written, the same command again goes on from there", markup=False)
+        errors.print("stopped; nothing is left half-written, the same command again goes on from there", markup=False, soft_wrap=True)
         raise typer.Exit(say.EXIT_INTERRUPTED) from None
 
 
