@@ -12,7 +12,8 @@ from f5_worker.text import NO_SPACES, joins, tidied
 
 MAX_WORD_CHARS = 100  # German's longest compounds have 80
 _SHOWN = 10
-_UNBROKEN = re.compile(rf"[^\s{NO_SPACES}]+")
+# And what is rarer: bopomofo, half-width kana, Javanese, more of Han.
+_UNBROKEN = re.compile(rf"[^\s{NO_SPACES}\u3100-\u312f\uff66-\uff9f\ua980-\ua9df\U00020000-\U0003ffff]+")
 _NO_CHARACTERS = frozenset({"Cn", "Co", "Cs"})  # a newer Unicode's, private, halves of pairs
 _BLANK_CONTROLS = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85"
 

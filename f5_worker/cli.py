@@ -183,7 +183,7 @@ def boot_report(
         why = "it is no boot report of this version" if isinstance(exc, KeyError | TypeError) else f"{type(exc).__name__}: {exc}"
         errors.print(f"no boot report could be drawn from {report}: {why}", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED) from exc
-    console.print(f"{out / 'boot.png'}\n{out / 'boot.trace.json'}")
+    console.print(f"{out / 'boot.png'}\n{out / 'boot.trace.json'}", markup=False, soft_wrap=True)
 
 
 def store_name(settings: Settings) -> str:

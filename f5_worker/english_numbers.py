@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import re
 
+# At most ten groups: a list of 10,000 would be read to its end from each of them.
 # How numbers are written: 1,234 and 1,00,000, 10 000 and 1 234 567, .5; with a decimal comma 3,5 and 1.234,56.
 _INT = (
-    r"(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d{1,2}(?:,\d\d)+,\d{3}(?!,?\d)"
+    r"(?:\d{1,3}(?:,\d{3}){1,10}(?!,?\d)|\d{1,2}(?:,\d\d){1,10},\d{3}(?!,?\d)"
     r"|\d{1,3}(?: 000){1,4}(?! ?\d)|(?<!\d )[1-9]\d?(?: \d{3}){2,4}(?! ?\d)|\d+)"
 )
 NUMBER = rf"(?:{_INT}(?:\.\d+)?|(?<!\w)\.\d+)"
-WITH_COMMA = r"(?:\d{1,3}(?:\.\d{3})+|\d+),\d{1,2}(?!\d|[,.]\d)"
+WITH_COMMA = r"(?:\d{1,3}(?:\.\d{3}){1,10}|\d+),\d{1,2}(?!\d|[,.]\d)"
 AMOUNT = rf"(?:{WITH_COMMA}|{NUMBER})"  # of money or in a unit; 3,5 alone may be a list
 START = r"(?<![\w.,:/])"
 MINUS = r"(?P<minus>(?<![\w)%°])[-−])?"

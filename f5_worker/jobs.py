@@ -7,7 +7,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -113,7 +113,13 @@ class Runtime:
     gpu: ThreadPoolExecutor = field(default_factory=gpu_slot)
 
     # The decoded recordings of many voices at once would not fit in memory.
+    _resting: Future[None] | None = None
     recordings: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MAX_RECORDINGS, thread_name_prefix="recording"))
+
+    def rest(self) -> None:
+        """Let the engine rest when the slot has done what it was given. Nobody waits for it."""
+        if self._resting is None or self._resting.running() or self._resting.done():
+            self._resting = self.gpu.submit(self.engine.rest)
 
     def on_gpu(self, work: Callable[..., T], *args: object) -> asyncio.Future[T]:
         """Run work in the GPU slot."""

@@ -90,7 +90,7 @@ def prepare(data: bytes, text: str | None, *, transcriber: Recogniser | None = N
         _ended(words),
         len(samples) / SAMPLE_RATE_HZ,
         (
-            *_left_out_warnings(text or ""),
+            *_left_out_warnings("" if transcribed else text or ""),
             *_cut_warning(recorded, recorded_hz, whole, used, words_given=bool(given)),
             *_digits_warning(words),
             *quality.warnings(measured),
@@ -185,7 +185,8 @@ def _cut_warning(recorded: Samples, recorded_hz: int, whole: Samples, used: Samp
             f"the first {len(used) / SAMPLE_RATE_HZ:.1f} s of the reference audio are used, with the words recognised in them{instead}"
         )
     elif len(recorded) >= _MAX_DECODE_SECONDS * recorded_hz or recorded.size + recorded.shape[1] > MAX_SAMPLES:
-        message = f"only the first {len(recorded) / recorded_hz:.0f} s of the reference audio were looked at: let ref_text end there"
+        then = ": let ref_text end there" if words_given else ""
+        message = f"only the first {len(recorded) / recorded_hz:.0f} s of the reference audio were looked at{then}"
     else:
         return ()
     return (("REFERENCE_CUT", message),)

@@ -80,7 +80,7 @@ class Service:
             raise
         finally:
             logs.job_id.reset(token)
-            self._run.gpu.submit(self._run.engine.rest)  # nobody waits for it; by now the job's error holds no tensors any more
+            self._run.rest()
 
     async def _settled(self, job: Job, work: Awaitable[Result]) -> Result:
         """What the work gives, or the payload of what it failed of."""
@@ -140,6 +140,7 @@ class Service:
         for index, item in enumerate(await in_thread(request.each, asked, self._known)):
             one = Job(f"{job.id}-{index}", job.room, cancelled=job.cancelled)
             settled = await self._settled(one, _speak_or_raise(self._run, one, item))
+            self._run.rest()
             job.worn_out |= settled.pop("refresh_worker", False)
             results.append({"index": index, **(settled if "error" in settled else {"output": settled})})
             if job.channel and index + 1 < len(asked.requests):

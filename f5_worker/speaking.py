@@ -192,6 +192,7 @@ async def _parts(run: Runtime, job: Job, asked: request.Speech, voices: Voices, 
         if not working.done():  # nobody takes the parts any more
             abandoned.set()
             working.cancel()  # while it waits for the slot it never runs; its outcome is asked for by nobody
+        del working  # with this frame its error would make a ring, which keeps a failed job's tensors until some collection of garbage
 
 
 def _seed(job: Job, asked: request.Speech) -> int:

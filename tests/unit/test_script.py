@@ -244,8 +244,8 @@ def test_words_longer_than_any_are_a_warning(text: str, said: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["x" * 100 + ".", "Well" + "." * 500 + " yes.", "—".join(["word"] * 40), "\u8a71" * 300, "\u0e01" * 300, "I" + "'d've" * 30,
-     "See https://example.com/" + "a/b-" * 40],
+    ["x" * 100 + ".", "Well" + "." * 500 + " yes.", "—".join(["word"] * 40), "\u8a71" * 300, "\u0e01" * 300, "Hm " + "\uff76" * 101,
+     "Hm " + "\U00020000" * 101, "I" + "'d've" * 30, "See https://example.com/" + "a/b-" * 40],
 )  # fmt: skip
 def test_long_runs_of_other_things_are_no_long_words(text: str) -> None:
     assert "WORD_TOO_LONG" not in [code for code, _ in plan(text).warnings]

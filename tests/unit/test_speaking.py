@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
+import logging
 import threading
 import time
 import weakref
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -75,3 +78,35 @@ def test_the_engine_rests_after_a_job_however_that_ended(error):
     assert ("error" in speech_of(engine, REQUEST, slot)) == bool(error)
     slot.shutdown()  # waits for what is queued
     assert engine.rested == 1
+
+
+class Allocating(FakeEngine):
+    """Fails with something in its hands; `kept` is whether that is still there when it rests."""
+
+    def _parts(self, *asked):
+        yield from islice(super()._parts(*asked), 1)
+        tensor = np.zeros(1)
+        self.tensor = weakref.ref(tensor)
+        raise EngineError("broken")
+
+    def rest(self) -> None:
+        self.kept = self.tensor() is not None
+
+
+def test_what_a_failed_job_held_is_free_when_the_engine_rests(monkeypatch):
+    monkeypatch.setattr(logging.getLogger("f5_worker.service"), "disabled", True)  # pytest keeps what is logged, with the error
+    engine, slot = Allocating(), gpu_slot()
+    gc.disable()
+    try:
+        assert "error" in speech_of(engine, REQUEST, slot)
+        slot.shutdown()
+    finally:
+        gc.enable()
+    assert engine.kept is False
+
+
+def test_the_engine_rests_after_every_speech_of_a_batch():
+    engine, slot = FakeEngine(), gpu_slot()
+    speech_of(engine, {"action": "batch", "requests": [REQUEST, REQUEST]}, slot)
+    slot.shutdown()
+    assert engine.rested in {2, 3}  # once more after the batch, unless that was still to come

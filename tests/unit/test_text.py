@@ -107,6 +107,14 @@ def test_a_run_of_marks_is_chunked_in_linear_time_too(marks: str) -> None:
     assert int(subprocess.run([sys.executable, "-c", chunks], timeout=60, check=True, capture_output=True).stdout) > 300
 
 
+@pytest.mark.parametrize("group", ["11,", "111,", "1.111,"])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_list_of_numbers_is_read_in_linear_time(group: str, language: str) -> None:
+    read = f"from f5_worker import rewrite, normalise; t = {group!r} * {48_000 // len(group)} + '1111'; "
+    read += f"print(len(rewrite.apply(t, normalise.rules_for(t, {language!r})).text))"
+    assert int(subprocess.run([sys.executable, "-c", read], timeout=60, check=True, capture_output=True).stdout) > 10_000
+
+
 def test_text_that_fits_is_one_chunk_as_it_is() -> None:
     assert texts.chunk("One. Two! Three?", 170) == ["One. Two! Three?"]
 
