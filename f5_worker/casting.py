@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from f5_worker.audio import Samples, decode
-from f5_worker.decode import MAX_SAMPLES
+from f5_worker.decode import is_full
 from f5_worker.errors import ReferenceInvalid, RequestError, StoreCorrupt, StoreNotFound, TranscriberMissing
 from f5_worker.fetch_url import Network, fetch
 from f5_worker.fields import MAX_REFERENCE_BYTES, ReferenceAudio, VoiceSource
@@ -77,7 +77,7 @@ def mono(data: bytes) -> tuple[Samples, int]:
         ReferenceInvalid: it cannot be read, or is longer than can be transcribed in one job.
     """
     samples, rate_hz = decode(data, max_seconds=MAX_TRANSCRIBED_S + 0.05)
-    if len(samples) > MAX_TRANSCRIBED_S * rate_hz or samples.size + samples.shape[1] > MAX_SAMPLES:
+    if len(samples) > MAX_TRANSCRIBED_S * rate_hz or is_full(samples):
         raise ReferenceInvalid(f"the recording is too long: send pieces of at most {MAX_TRANSCRIBED_S:.0f} s, at 48 kHz or less")
     return samples.mean(axis=1, dtype=np.float32), rate_hz
 

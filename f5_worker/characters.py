@@ -15,7 +15,6 @@ _SHOWN = 10
 # And what is rarer: bopomofo, half-width kana, Javanese, more of Han.
 _UNBROKEN = re.compile(rf"[^\s{NO_SPACES}\u3100-\u312f\uff66-\uff9f\ua980-\ua9df\U00020000-\U0003ffff]+")
 _NO_CHARACTERS = frozenset({"Cn", "Co", "Cs"})  # a newer Unicode's, private, halves of pairs
-_BLANK_CONTROLS = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85"
 
 
 def unknown(text: str, spoken: str, knows: Callable[[str], bool]) -> dict[str, list[int]]:
@@ -33,23 +32,22 @@ def unknown_warnings(found: Mapping[str, Sequence[int]], where: str) -> list[tup
     return [("CHARACTERS_UNKNOWN", message)] if found else []
 
 
-def left_out(text: str, more: tuple[str, Mapping[str, Sequence[int]]] = ("", {})) -> list[str]:
-    """Messages of what `tidied` makes spaces of although it is not blank.
-
-    Args:
-        more: Characters that are left out for another reason, `stand apart`, and their positions.
-    """
+def unsayable(text: str) -> dict[str, dict[str, list[int]]]:
+    """By reason what `tidied` makes spaces of although it is not blank, with its positions."""
     no_characters: dict[str, list[int]] = {}
     controls: dict[str, list[int]] = {}
     for at, char in enumerate(text):
         category = unicodedata.category(char)
         if category in _NO_CHARACTERS:
             no_characters.setdefault(char, []).append(at)
-        elif category == "Cc" and char not in _BLANK_CONTROLS:
+        elif category == "Cc" and not char.isspace():
             controls.setdefault(char, []).append(at)
-    no_meaning = f"have no meaning in Unicode {unicodedata.unidata_version}"
-    reasons = (more, (no_meaning, no_characters), ("are controls", controls))
-    return [f"these characters {why} and are left out: {listed(found)}" for why, found in reasons if found]
+    return {f"have no meaning in Unicode {unicodedata.unidata_version}": no_characters, "are controls": controls}
+
+
+def left_out_warnings(reasons: Mapping[str, Mapping[str, Sequence[int]]], where: str = "") -> list[tuple[str, str]]:
+    messages = [f"{where}these characters {why} and are left out: {listed(found)}" for why, found in reasons.items() if found]
+    return [("CHARACTERS_LEFT_OUT", message) for message in messages]
 
 
 def long_words(text: str) -> Iterator[int]:

@@ -103,7 +103,7 @@ def verify(context: typer.Context, transcriber: WithTranscriber = False, as_json
 def pull(context: typer.Context, transcriber: WithTranscriber = False, as_json: AsJson = False, cache_dir: CacheDir = None) -> None:
     """Restore the model into a local cache as a boot does: from the disk, the bucket, else the hub."""
     with _session(context, cache_dir, transcriber=transcriber) as (settings, weights, store):
-        report = _bring(_caches(settings, weights, named=cache_dir is not None), settings, weights, store)
+        report = _bring(settings, weights, store, cache_dir)
         _show(as_json, f"{weights.name} in {report.cache_dir}", ("file", "bytes", "source"), _source_rows(weights, report))
         _end(not report.missing)
 
@@ -121,7 +121,7 @@ def push(
         look = inventory.verify if mend else inventory.file_states  # before gigabytes come: whether the bucket answers
         states = look(store, settings.models_prefix, weights.files)
         wrong = {s.key: time.time() for s in states if s.state == "wrong bytes"}
-        report = _bring(_caches(settings, weights, named=cache_dir is not None), settings, weights, None)
+        report = _bring(settings, weights, None, cache_dir)
         if report.missing:
             _show(as_json, "cannot push: files are missing here", ("file", "bytes", "source"), _source_rows(weights, report))
             _end(False)
@@ -173,15 +173,11 @@ def boot_report(
         (out / "boot.trace.json").write_text(json.dumps(waterfall.chrome_trace(boot)))
         (out / "boot.png").write_bytes(waterfall.png([boot]))
     except ImportError as exc:  # the worker's image does not have it
-        errors.print(
-            f"boot.png needs matplotlib: pip install matplotlib. The trace alone was written: {out / 'boot.trace.json'}",
-            markup=False,
-            soft_wrap=True,
-        )
+        _complain(f"boot.png needs matplotlib: pip install matplotlib. The trace alone was written: {out / 'boot.trace.json'}")
         raise typer.Exit(EXIT_FAILED) from exc
     except (OSError, ValueError, KeyError, TypeError) as exc:
         why = "it is no boot report of this version" if isinstance(exc, KeyError | TypeError) else f"{type(exc).__name__}: {exc}"
-        errors.print(f"no boot report could be drawn from {report}: {why}", markup=False, soft_wrap=True)
+        _complain(f"no boot report could be drawn from {report}: {why}")
         raise typer.Exit(EXIT_FAILED) from exc
     console.print(f"{out / 'boot.png'}\n{out / 'boot.trace.json'}", markup=False, soft_wrap=True)
 
@@ -201,13 +197,13 @@ def _session(
         settings, s3 = _settings(cache_dir)
         yield settings, inventory.weights(settings, transcriber=transcriber), context.obj(s3)
     except SettingsError as exc:
-        errors.print(str(exc), markup=False, soft_wrap=True)
+        _complain(str(exc))
         raise typer.Exit(EXIT_SETTINGS) from exc
     except WorkerError as exc:
-        errors.print(str(exc), markup=False, soft_wrap=True)
+        _complain(str(exc))
         raise typer.Exit(EXIT_FAILED) from exc
     except KeyboardInterrupt:
-        errors.print("stopped; nothing is left half-written, the same command again goes on from there", markup=False, soft_wrap=True)
+        _complain("stopped; nothing is left half-written, the same command again goes on from there")
         raise typer.Exit(say.EXIT_INTERRUPTED) from None
 
 
@@ -235,18 +231,19 @@ def _holds(cache: HubCache, file: PinnedFile) -> bool:
     return False
 
 
-def _caches(settings: Settings, weights: Weights, *, named: bool) -> list[HubCache]:
+def _caches(settings: Settings, weights: Weights, named: Path | None) -> list[HubCache]:
     """Where the files may lie: in the directory that was named, else in any that a boot would take."""
-    if not named or settings.cache_dir is None:
+    if named is None:
         return choose(settings, weights.files)
-    cache = HubCache(settings.cache_dir)
+    cache = HubCache(named.resolve())
     if reason := why_not(cache, weights.files, settings.platform_cache):
         raise SettingsError(f"--cache-dir {cache.root} cannot hold the files: {reason}")
     return [cache]
 
 
-def _bring(caches: list[HubCache], settings: Settings, weights: Weights, store: Store | None) -> RestoreReport:
+def _bring(settings: Settings, weights: Weights, store: Store | None, cache_dir: Path | None) -> RestoreReport:
     """Restore into the local cache, with the growth of its files as progress."""
+    caches = _caches(settings, weights, cache_dir)
     hub.set_client_env(os.environ, caches[0])
     total, done = weights.size_bytes, threading.Event()
     with _progress("restore", total) as advance:
@@ -289,6 +286,11 @@ def _show(as_json: bool, title: str, columns: tuple[str, ...], rows: list[Row]) 
     for row in rows:
         table.add_row(*("" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row))
     console.print(table)
+
+
+def _complain(message: str) -> None:
+    """One line on stderr, as it is."""
+    errors.print(message, markup=False, soft_wrap=True)
 
 
 def _end(all_well: bool) -> None:

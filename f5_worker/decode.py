@@ -23,6 +23,11 @@ _EBML = b"\x1a\x45\xdf\xa3"
 _UNREADABLE = "the reference is not audio that can be read: send wav, flac, mp3, ogg, opus, m4a, aac or webm"
 
 
+def is_full(samples: Samples) -> bool:
+    """Whether decode may have stopped at MAX_SAMPLES."""
+    return int(samples.size) + int(samples.shape[1]) > MAX_SAMPLES
+
+
 def decode(data: bytes, *, max_seconds: float) -> tuple[Samples, int]:
     """A recording (wav, flac, mp3, ogg, opus, aiff; m4a, mp4, webm, aac) as frames x channels in [-1, 1], and its rate in Hz.
 

@@ -113,8 +113,9 @@ class Runtime:
     gpu: ThreadPoolExecutor = field(default_factory=gpu_slot)
 
     # The decoded recordings of many voices at once would not fit in memory.
-    _resting: Future[None] | None = None
     recordings: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MAX_RECORDINGS, thread_name_prefix="recording"))
+
+    _resting: Future[None] | None = None  # the last rest
 
     def rest(self) -> None:
         """Let the engine rest when the slot has done what it was given. Nobody waits for it."""

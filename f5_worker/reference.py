@@ -16,7 +16,7 @@ import numpy as np
 from f5_worker import audio, characters, quality
 from f5_worker import text as texts
 from f5_worker.audio import Samples
-from f5_worker.decode import MAX_SAMPLES
+from f5_worker.decode import is_full
 from f5_worker.errors import InternalError, ReferenceInvalid
 from f5_worker.levels import WINDOWS_PER_S, loud_windows, quietest_cut
 from f5_worker.quality import Quality, Warnings
@@ -90,7 +90,7 @@ def prepare(data: bytes, text: str | None, *, transcriber: Recogniser | None = N
         _ended(words),
         len(samples) / SAMPLE_RATE_HZ,
         (
-            *_left_out_warnings("" if transcribed else text or ""),
+            *characters.left_out_warnings(characters.unsayable("" if transcribed else text or ""), where="ref_text: "),
             *_cut_warning(recorded, recorded_hz, whole, used, words_given=bool(given)),
             *_digits_warning(words),
             *quality.warnings(measured),
@@ -174,17 +174,13 @@ def _cut(samples: Samples, transcriber: Recogniser | None) -> Samples:
     return _trim(samples[: quietest_cut(samples, SAMPLE_RATE_HZ, from_s=_CUT_FROM_S, to_s=MAX_SECONDS)])
 
 
-def _left_out_warnings(words: str) -> Warnings:
-    return tuple(("CHARACTERS_LEFT_OUT", f"ref_text: {message}") for message in characters.left_out(words))
-
-
 def _cut_warning(recorded: Samples, recorded_hz: int, whole: Samples, used: Samples, *, words_given: bool) -> Warnings:
     if len(used) < len(whole):
         instead = " in place of ref_text" if words_given else ""
         message = (
             f"the first {len(used) / SAMPLE_RATE_HZ:.1f} s of the reference audio are used, with the words recognised in them{instead}"
         )
-    elif len(recorded) >= _MAX_DECODE_SECONDS * recorded_hz or recorded.size + recorded.shape[1] > MAX_SAMPLES:
+    elif len(recorded) >= _MAX_DECODE_SECONDS * recorded_hz or is_full(recorded):
         then = ": let ref_text end there" if words_given else ""
         message = f"only the first {len(recorded) / recorded_hz:.0f} s of the reference audio were looked at{then}"
     else:

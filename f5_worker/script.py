@@ -226,7 +226,7 @@ def _left_out(text: str, cleaned: Rewritten, chunks: list[Chunk], *, tags: bool)
     for at, char in enumerate(text):
         if not used[at] and unicodedata.category(char).startswith("S"):
             apart.setdefault(char, []).append(at)
-    return [("CHARACTERS_LEFT_OUT", message) for message in characters.left_out(text, ("stand apart from any word", apart))]
+    return characters.left_out_warnings({"stand apart from any word": apart, **characters.unsayable(text)})
 
 
 def _of_numbers(chunks: list[Chunk], language: str | None) -> list[tuple[str, str]]:

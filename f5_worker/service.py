@@ -80,7 +80,6 @@ class Service:
             raise
         finally:
             logs.job_id.reset(token)
-            self._run.rest()
 
     async def _settled(self, job: Job, work: Awaitable[Result]) -> Result:
         """What the work gives, or the payload of what it failed of."""
@@ -90,6 +89,8 @@ class Service:
             return _failure(error)
         except Exception as error:  # noqa: BLE001 - the job boundary: whatever went wrong, the client gets one clear error
             return _failure(_unexpected(error))
+        finally:
+            self._run.rest()  # not before: an error holds what its job held
         return result | _WORN_OUT if job.worn_out else result
 
     async def _serve(self, job: Job, given: Result) -> Result:
@@ -140,7 +141,6 @@ class Service:
         for index, item in enumerate(await in_thread(request.each, asked, self._known)):
             one = Job(f"{job.id}-{index}", job.room, cancelled=job.cancelled)
             settled = await self._settled(one, _speak_or_raise(self._run, one, item))
-            self._run.rest()
             job.worn_out |= settled.pop("refresh_worker", False)
             results.append({"index": index, **(settled if "error" in settled else {"output": settled})})
             if job.channel and index + 1 < len(asked.requests):

@@ -1,18 +1,11 @@
 from __future__ import annotations
 
 import ctypes
-import re
-from pathlib import Path
 
+from benchmarks.engine import rss_bytes
 from f5_worker import heap
 
 BLOCK_BYTES, BLOCKS = 64 * 1024, 2_000  # smaller than what malloc takes straight from the system
-
-
-def resident_bytes() -> int:
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) * 1024
 
 
 def test_what_lies_free_below_a_block_in_use_goes_back_to_the_system():
@@ -23,8 +16,8 @@ def test_what_lies_free_below_a_block_in_use_goes_back_to_the_system():
         ctypes.memset(block, 1, BLOCK_BYTES)
     for block in blocks[:-1]:
         libc.free(block)
-    kept = resident_bytes()
+    kept = rss_bytes()
     heap.give_back()
-    given = kept - resident_bytes()
+    given = kept - rss_bytes()
     libc.free(blocks[-1])
     assert given > BLOCK_BYTES * BLOCKS * 0.9
