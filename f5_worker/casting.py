@@ -6,10 +6,8 @@ import asyncio
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from f5_worker.audio import Samples, decode
-from f5_worker.decode import is_full
+from f5_worker.decode import downmix, is_full
 from f5_worker.errors import ReferenceInvalid, RequestError, StoreCorrupt, StoreNotFound, TranscriberMissing
 from f5_worker.fetch_url import Network, fetch
 from f5_worker.fields import MAX_REFERENCE_BYTES, ReferenceAudio, VoiceSource
@@ -79,7 +77,7 @@ def mono(data: bytes) -> tuple[Samples, int]:
     samples, rate_hz = decode(data, max_seconds=MAX_TRANSCRIBED_S + 0.05)
     if len(samples) > MAX_TRANSCRIBED_S * rate_hz or is_full(samples):
         raise ReferenceInvalid(f"the recording is too long: send pieces of at most {MAX_TRANSCRIBED_S:.0f} s, at 48 kHz or less")
-    return samples.mean(axis=1, dtype=np.float32), rate_hz
+    return downmix(samples), rate_hz
 
 
 def _voice(run: Runtime, source: VoiceSource) -> Voice:

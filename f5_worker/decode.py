@@ -18,6 +18,7 @@ Samples = npt.NDArray[np.float32]
 MAX_SAMPLES = 1 << 26  # of one recording, all channels: 256 MiB
 _RATES_HZ = (4_000, 384_000)
 _MAX_CHANNELS = 32
+_CANCELLED = 0.1  # of the power that the mean has when the channels have nothing in common, or all but one are silent
 _FFMPEG_TIMEOUT_S = 30.0
 _EBML = b"\x1a\x45\xdf\xa3"
 _UNREADABLE = "the reference is not audio that can be read: send wav, flac, mp3, ogg, opus, m4a, aac or webm"
@@ -43,6 +44,15 @@ def decode(data: bytes, *, max_seconds: float) -> tuple[Samples, int]:
     if not np.isfinite(samples).all():
         raise ReferenceInvalid("the reference audio holds samples that are not numbers (NaN or infinity): export it again")
     return np.clip(samples, -1.0, 1.0), rate_hz
+
+
+def downmix(samples: Samples) -> Samples:
+    """All channels in one; of channels that cancel each other, one of which has its wires crossed, the loudest alone."""
+    mixed: Samples = samples.mean(axis=1, dtype=np.float32)
+    power = np.einsum("ij,ij->j", samples, samples, dtype=np.float64)
+    if np.dot(mixed, mixed) < _CANCELLED * power.mean() / len(power):
+        return np.ascontiguousarray(samples[:, power.argmax()])
+    return mixed
 
 
 class _ReadOnce(soundfile.SoundFile):  # type: ignore[misc]  # publishes no types

