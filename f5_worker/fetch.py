@@ -20,6 +20,7 @@ __all__ = ["Item", "Limits", "Outcome", "fetch"]
 _TICK_S = 0.02
 _GREETING_S = 0.06  # for connecting and the first answer
 _FAST_BYTES_PER_S = 60e6  # of one connection; below it the line may bound each, and more of them bring more
+_CAUGHT_UP_S = 0.25  # without a lagging digest; it gives a buffer back at least so often
 _JOIN_S = 0.6  # of the second in which a stop has to end
 
 
@@ -53,13 +54,15 @@ def _start(session: Session, threads: list[threading.Thread]) -> None:
 def _watch(session: Session, limits: Limits, stop: threading.Event, threads: list[threading.Thread]) -> None:
     """Return when every item has ended or one bound ends them all."""
     stall = _Stall(limits)
-    received, last = 0, time.monotonic()
+    received, last, lagged = 0, time.monotonic(), 0.0
     while not session.wait_done(_TICK_S) and session.ended is None and not session.is_hopeless():
         now, total = time.monotonic(), session.received_bytes()
         if session.is_waiting() and session.answered and stall.too_slow(now - last, total - received):
             stalled = f"less than {limits.stall_bytes_per_s / 1e6:g} MB/s for {limits.stall_window_s:g} s"
             session.end(StoreUnavailable(f"{session.trouble}; {stalled}" if session.trouble else stalled))
-        if (seconds := now - session.started - _GREETING_S) > 0 and total < _FAST_BYTES_PER_S * session.width * seconds:
+        lagged = now if session.digest_lags() else lagged
+        greeted_s = now - session.started - _GREETING_S
+        if greeted_s > 0 and now - lagged > _CAUGHT_UP_S and total < _FAST_BYTES_PER_S * session.width * greeted_s:
             session.widen(limits.connections)
             _start(session, threads)
         received, last = total, now

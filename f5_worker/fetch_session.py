@@ -89,6 +89,11 @@ class Session:
         """Whether anybody waits for the network, or for the time to ask again."""
         return self._pausing > 0 or any(link.waiting_since is not None for link in self.links)
 
+    def digest_lags(self) -> bool:
+        """Whether ranges wait for buffers that wait for the digest: more connections would only wait with them."""
+        with self._changed:
+            return bool(self._queue) and not self._buffers
+
     def end(self, error: WorkerError) -> None:
         """End everything that is not done."""
         with self._changed:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -562,16 +563,44 @@ def test_fsync_is_asked_for_on_network_volumes_only(proxy: FaultProxy, tmp_path:
 # the width
 
 
-def test_a_line_that_bounds_each_connection_gets_more_of_them(proxy: FaultProxy, tmp_path: Path) -> None:
-    threads: set[str] = set()
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The names of the threads that asked for anything: one for each connection."""
+    asked: set[str] = set()
     real = Connection.get
 
     def noting(self: Connection, *args: object, **options: object) -> Answer:
-        threads.add(threading.current_thread().name)
+        asked.add(threading.current_thread().name)
         return real(self, *args, **options)  # type: ignore[arg-type]
 
+    monkeypatch.setattr(Connection, "get", noting)
+    return asked
+
+
+def test_a_line_that_bounds_each_connection_gets_more_of_them(proxy: FaultProxy, tmp_path: Path, threads: set[str]) -> None:
     proxy.fail(faults.slow(2e6))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Connection, "get", noting)
-        assert_whole(get_one(proxy, tmp_path, Limits(connections=12, first_connections=2)))
+    assert_whole(get_one(proxy, tmp_path, Limits(connections=12, first_connections=2)))
     assert len(threads) > 2
+
+
+class SlowDigest:
+    """SHA-256 of a processor that computes 8 MB a second."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def update(self, data: memoryview) -> None:
+        time.sleep(len(data) / 8e6)
+        self._digest.update(data)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def test_a_digest_that_lags_gets_no_more_connections_to_wait_for_it(
+    proxy: FaultProxy, tmp_path: Path, threads: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "hashlib", SimpleNamespace(sha256=SlowDigest))
+    monkeypatch.setattr("f5_worker.fetch._GREETING_S", 0.3)  # the buffers are full by then
+    assert_whole(get_one(proxy, tmp_path, Limits(connections=12, first_connections=2, range_bytes=MIB)))
+    assert len(threads) == 2

@@ -51,6 +51,7 @@ def test_an_interrupt_from_the_keyboard_is_an_exit_code_and_no_traceback(monkeyp
     def interrupted(_settings):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(handler.sys, "argv", ["handler.py"])
     monkeypatch.setattr(handler, "serve", interrupted)
     monkeypatch.setattr(handler.signal, "signal", lambda *_: None)
     assert handler.main() == 130
