@@ -11,12 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from f5_worker.logs import OURS
 
 _SETTINGS = ("AWS_", "S3_", "F5_", "HF_", "RUNPOD_", "MODEL_CACHE_DIR", "ENABLE_S3", "FLASH_ATTN", "DEFAULT_VOICE", "LOG_LEVEL", "XDG_")
 _KEPT = {"AWS_CA_BUNDLE"}
+# The same examples on every machine, however slow it is: new ones are looked for by tests/fuzz_request.py and fuzz_decoder.py.
+hypothesis.settings.register_profile(
+    "tests", derandomize=True, deadline=None, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 

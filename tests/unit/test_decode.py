@@ -303,7 +303,7 @@ def test_the_decoder_process_gets_no_secrets(monkeypatch: pytest.MonkeyPatch) ->
 WRITTEN = st.lists(st.tuples(st.integers(0, 400) | st.integers(0, 1 << 16), st.binary(min_size=1, max_size=4)), max_size=8)
 
 
-@settings(max_examples=1_000, deadline=None, database=None)
+@settings(max_examples=1_000)
 @given(st.binary(max_size=600) | st.builds(damaged, st.sampled_from(RECORDINGS), WRITTEN, st.none() | st.integers(0, 8_000)))
 def test_any_bytes_and_any_damaged_recording_are_decoded_or_refused(data: bytes) -> None:
     is_decoded(data)
@@ -312,7 +312,7 @@ def test_any_bytes_and_any_damaged_recording_are_decoded_or_refused(data: bytes)
 CONTAINERS = [with_ffmpeg(tone(0.2, 48_000), 48_000, *kind) for kind in (("ipod", "aac"), ("webm", "libopus"), ("adts", "aac"))]
 
 
-@settings(max_examples=15, deadline=None, database=None)
+@settings(max_examples=15)
 @given(st.sampled_from(CONTAINERS), WRITTEN, st.none() | st.integers(1, 8_000))
 def test_any_damaged_container_is_decoded_or_refused(recording: bytes, written: list[tuple[int, bytes]], end: int | None) -> None:
     is_decoded(recording[:12] + damaged(recording[12:], written, end))  # as it begins it goes to FFmpeg

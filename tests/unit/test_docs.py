@@ -101,7 +101,7 @@ def test_the_schema_refuses_what_the_parser_refuses(job_input):
     assert not VALIDATOR.is_valid(job_input)
 
 
-@settings(max_examples=100, deadline=None, database=None)
+@settings(max_examples=100)
 @given(job_inputs())
 def test_nothing_that_the_parser_takes_is_against_the_schema(job_input):
     try:

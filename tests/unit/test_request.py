@@ -138,7 +138,7 @@ def test_long_base64_is_decoded_in_pieces_so_that_other_threads_run_on(monkeypat
     assert (len(pieces), max(pieces)) == (4, 1 << 20)
 
 
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=12), st.text("AB=", max_size=6))
 def test_of_base64_in_pieces_no_more_is_accepted_than_as_a_whole(data, appended):
     text = base64.b64encode(data).decode() + appended
@@ -452,7 +452,7 @@ def test_no_field_of_any_action_or_part_is_quoted_when_it_is_refused():
     assert [refusal for refusal in refusals if MARK in refusal] == []
 
 
-@settings(max_examples=500, deadline=None, database=None)
+@settings(max_examples=500)
 @given(job_inputs())
 def test_any_json_is_parsed_or_refused_in_sendable_words_that_quote_no_value(job_input):
     refusal = refusal_of(job_input, WITH_BUCKET)

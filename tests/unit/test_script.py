@@ -96,7 +96,7 @@ def test_spans_are_positions_in_the_whole_text_also_after_tags_and_in_later_chun
 LETTERS = "abc DEF 12,.$%-年月我有个。！ \n\t\u200b\u0301é[]:'"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(alphabet=st.sampled_from(LETTERS), max_size=120), limit=st.integers(20, 120), short_start=st.booleans())
 def test_spans_cover_the_spoken_text_in_order(text: str, limit: int, *, short_start: bool) -> None:
     try:

@@ -645,7 +645,7 @@ _JSON = st.recursive(
 _NAMES = st.sampled_from([*request.Speech.model_fields, "text"]) | st.text(st.characters())
 
 
-@settings(max_examples=200, deadline=None, database=None)
+@settings(max_examples=200)
 @given(st.dictionaries(_NAMES, _JSON | st.just("a"), max_size=5) | _JSON)
 def test_whatever_a_job_holds_it_ends_with_a_payload_that_can_be_sent(job_input):
     result = run(service(), job_input)

@@ -84,7 +84,7 @@ def test_characters_that_became_words_are_not_unknown() -> None:
 SPOKEN = st.text(alphabet=st.sampled_from(list("abcdefgh  ..,!?;\n\"'()。，！你好世界؟ककا—…1239DrMs")), min_size=1, max_size=400)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=SPOKEN, limit=st.integers(min_value=4, max_value=120))
 def test_no_chunk_is_too_long_and_nothing_is_lost(text: str, limit: int) -> None:
     if not any(char.isalnum() for char in text):
@@ -136,7 +136,7 @@ def test_opening_is_short_and_ends_where_a_speaker_pauses(text: str, begins: str
     assert text[: texts.opening(text, 40)].strip() == begins
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=SPOKEN, limit=st.integers(min_value=12, max_value=120))
 def test_opening_has_at_most_half_of_what_is_too_much(text: str, limit: int) -> None:
     cleaned = texts.tidied(text).text
