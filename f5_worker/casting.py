@@ -7,7 +7,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from f5_worker.audio import Samples, decode
-from f5_worker.decode import downmix, is_full
+from f5_worker.decode import PADDING_S, downmix, is_cut
 from f5_worker.errors import ReferenceInvalid, RequestError, StoreCorrupt, StoreNotFound, TranscriberMissing
 from f5_worker.fetch_url import Network, fetch
 from f5_worker.fields import MAX_REFERENCE_BYTES, ReferenceAudio, VoiceSource
@@ -74,8 +74,9 @@ def mono(data: bytes) -> tuple[Samples, int]:
     Raises:
         ReferenceInvalid: it cannot be read, or is longer than can be transcribed in one job.
     """
-    samples, rate_hz = decode(data, max_seconds=MAX_TRANSCRIBED_S + 0.05)
-    if len(samples) > MAX_TRANSCRIBED_S * rate_hz or is_full(samples):
+    max_seconds = MAX_TRANSCRIBED_S + PADDING_S
+    samples, rate_hz = decode(data, max_seconds=max_seconds)
+    if is_cut(samples, rate_hz, max_seconds):
         raise ReferenceInvalid(f"the recording is too long: send pieces of at most {MAX_TRANSCRIBED_S:.0f} s, at 48 kHz or less")
     return downmix(samples), rate_hz
 

@@ -90,9 +90,12 @@ class Session:
         return self._pausing > 0 or any(link.waiting_since is not None for link in self.links)
 
     def digest_lags(self) -> bool:
-        """Whether ranges wait for buffers that wait for the digest: more connections would only wait with them."""
+        """Whether ranges wait for buffers, and those for the digest: more connections would only wait with them.
+
+        Buffers that wait for a slow connection, which has the next range, do not count.
+        """
         with self._changed:
-            return bool(self._queue) and not self._buffers
+            return bool(self._queue) and not self._buffers and any(t.can_hash() for t in self._transfers)
 
     def end(self, error: WorkerError) -> None:
         """End everything that is not done."""

@@ -16,7 +16,7 @@ import numpy as np
 from f5_worker import audio, characters, quality
 from f5_worker import text as texts
 from f5_worker.audio import Samples
-from f5_worker.decode import downmix, is_full
+from f5_worker.decode import PADDING_S, downmix, is_cut
 from f5_worker.errors import InternalError, ReferenceInvalid
 from f5_worker.levels import WINDOWS_PER_S, loud_windows, quietest_cut
 from f5_worker.quality import Quality, Warnings
@@ -27,8 +27,7 @@ SAMPLE_RATE_HZ = 24_000
 MIN_SECONDS = 0.5
 MAX_SECONDS = 12.0  # F5-TTS was trained on clips of up to 30 s, reference and output together
 _CUT_FROM_S = 6.0  # a longer recording is cut at its quietest place between this and MAX_SECONDS
-_MAX_DECODE_SECONDS = 60.0  # bounds time and memory; what comes after is not looked at
-_BEYOND_S = 0.05  # tells a longer recording from one of just that length
+_MAX_DECODE_SECONDS = 60.0 + PADDING_S  # bounds time and memory; what comes after is not looked at
 _TAIL = SAMPLE_RATE_HZ // 20  # upstream appends 50 ms of silence
 _CHARS_PER_S = (3.0, 35.0)
 _SENTENCE_END = ".!?。！？…؟۔।"  # noqa: RUF001 - the marks of other scripts are meant
@@ -74,7 +73,7 @@ def prepare(data: bytes, text: str | None, *, transcriber: Recogniser | None = N
     words = given if any(char.isalnum() for char in given) else ""
     if not words and transcriber is None:
         raise ReferenceInvalid("ref_text is empty: pass the words that are spoken in the reference audio")
-    recorded, recorded_hz = audio.decode(data, max_seconds=_MAX_DECODE_SECONDS + _BEYOND_S)
+    recorded, recorded_hz = audio.decode(data, max_seconds=_MAX_DECODE_SECONDS)
     whole = _trim(audio.resample(downmix(recorded), recorded_hz, SAMPLE_RATE_HZ))
     used = _cut(whole, transcriber)
     if not words or len(used) < len(whole):
@@ -181,7 +180,7 @@ def _cut_warning(recorded: Samples, recorded_hz: int, whole: Samples, used: Samp
         message = (
             f"the first {len(used) / SAMPLE_RATE_HZ:.1f} s of the reference audio are used, with the words recognised in them{instead}"
         )
-    elif len(recorded) > _MAX_DECODE_SECONDS * recorded_hz or is_full(recorded):
+    elif is_cut(recorded, recorded_hz, _MAX_DECODE_SECONDS):
         then = ": let ref_text end there" if words_given else ""
         message = f"only the first {len(recorded) / recorded_hz:.0f} s of the reference audio were looked at{then}"
     else:

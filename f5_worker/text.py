@@ -104,7 +104,7 @@ def _compositions(text: str) -> Iterator[Claim]:
         return
     start = 0
     for end in range(1, len(text) + 1):
-        if end == len(text) or not joins(text[end]) or end - start > _MAX_MARKS:
+        if end == len(text) or not joins(text[end]) or end - start > _MAX_MARKS or text[start] in "\0 \n":
             composed = unicodedata.normalize("NFC", text[start:end])
             if composed != text[start:end]:
                 yield start, end, composed

@@ -188,15 +188,17 @@ class Transfer:
 
     def advance(self, release: Callable[[memoryview], None]) -> None:
         """Hash what is contiguous, unless another thread is at it. Raises StoreCorrupt or Restart for a wrong digest, OSError."""
-        while self._ready() and self._chain.acquire(blocking=False):
+        while self.can_hash() and self._chain.acquire(blocking=False):
             try:
-                while self._ready():
+                while self.can_hash():
                     self._hash_next(release)
             finally:
                 self._chain.release()
 
-    def _ready(self) -> bool:
-        return self.failure is None and self._hashed < len(self.ranges) and self.ranges[self._hashed].done
+    def can_hash(self) -> bool:
+        """Whether the next range in file order is there; it stays so while it is hashed."""
+        at = self._hashed  # looked at once: the thread that hashes goes on meanwhile
+        return self.failure is None and at < len(self.ranges) and self.ranges[at].done
 
     def _hash_next(self, release: Callable[[memoryview], None]) -> None:
         piece = self.ranges[self._hashed]

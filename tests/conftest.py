@@ -18,7 +18,7 @@ from f5_worker.logs import OURS
 
 _SETTINGS = ("AWS_", "S3_", "F5_", "HF_", "RUNPOD_", "MODEL_CACHE_DIR", "ENABLE_S3", "FLASH_ATTN", "DEFAULT_VOICE", "LOG_LEVEL", "XDG_")
 _KEPT = {"AWS_CA_BUNDLE"}
-# The same examples on every machine, however slow it is: new ones are looked for by tests/fuzz_request.py and fuzz_decoder.py.
+# The same examples on every machine, however slow it is; `--hypothesis-profile default` draws others.
 hypothesis.settings.register_profile(
     "tests", derandomize=True, deadline=None, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )

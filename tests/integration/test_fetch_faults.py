@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +40,7 @@ from f5_worker.http_range import Answer, Connection
 from tests.fakes import fault_proxy as faults
 from tests.fakes.fault_proxy import Fault, FaultProxy
 from tests.files import random_bytes
+from tests.worker_process import until
 
 MIB = 1024 * 1024
 DATA = random_bytes(12 * MIB + 777, seed=2)
@@ -583,14 +585,16 @@ def test_a_line_that_bounds_each_connection_gets_more_of_them(proxy: FaultProxy,
     assert len(threads) > 2
 
 
-class SlowDigest:
-    """SHA-256 of a processor that computes 8 MB a second."""
+class HeldDigest:
+    """SHA-256 that waits to be let go."""
+
+    let_go = threading.Event()
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
     def update(self, data: memoryview) -> None:
-        time.sleep(len(data) / 8e6)
+        assert self.let_go.wait(60)
         self._digest.update(data)
 
     def hexdigest(self) -> str:
@@ -600,7 +604,36 @@ class SlowDigest:
 def test_a_digest_that_lags_gets_no_more_connections_to_wait_for_it(
     proxy: FaultProxy, tmp_path: Path, threads: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "hashlib", SimpleNamespace(sha256=SlowDigest))
-    monkeypatch.setattr("f5_worker.fetch._GREETING_S", 0.3)  # the buffers are full by then
-    assert_whole(get_one(proxy, tmp_path, Limits(connections=12, first_connections=2, range_bytes=MIB)))
-    assert len(threads) == 2
+    looks: list[bool] = []
+    real = Session.digest_lags
+    monkeypatch.setattr(Session, "digest_lags", lambda self: looks.append(real(self)) or looks[-1])
+    monkeypatch.setattr(transfer, "hashlib", SimpleNamespace(sha256=HeldDigest))
+    monkeypatch.setattr("f5_worker.fetch._GREETING_S", 1e9)  # no wider
+    HeldDigest.let_go.clear()
+    with ThreadPoolExecutor(1) as pool:
+        fetched = pool.submit(get_one, proxy, tmp_path, Limits(connections=12, first_connections=2, range_bytes=MIB))
+        try:
+            until(lambda: looks[-1:] == [True], 30, lambda: f"{len(looks)} looks, none of which saw it lag")
+            monkeypatch.setattr("f5_worker.fetch._GREETING_S", -1e9)  # whatever came was too little
+            seen = len(looks)
+            until(lambda: len(looks) > seen + 5, 30, lambda: "nobody looks")
+            asked = len(threads)
+        finally:
+            HeldDigest.let_go.set()
+        assert_whole(fetched.result())
+    assert asked == 2
+    assert all(looks[seen : seen + 5])
+
+
+def test_buffers_that_wait_for_a_slow_connection_are_no_lagging_digest(proxy: FaultProxy, tmp_path: Path) -> None:
+    session = Session([item(proxy.url, tmp_path)], Limits(connections=2, first_connections=2, range_bytes=MIB), lambda _: None)
+    session.prepare()
+    taken = [session._take() for _ in range(2 + 4)]  # every buffer there is
+    assert not session.digest_lags()
+    for _, piece in taken[1:]:
+        piece.done = True
+    assert not session.digest_lags()
+    taken[0][1].done = True
+    assert session.digest_lags()
+    session.end(Cancelled("stopped"))
+    session.collect()

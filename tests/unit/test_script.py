@@ -93,7 +93,7 @@ def test_spans_are_positions_in_the_whole_text_also_after_tags_and_in_later_chun
     ]
 
 
-LETTERS = "abc DEF 12,.$%-年月我有个。！ \n\t\u200b\u0301é[]:'"
+LETTERS = "abc DEF 12,.$%-年月我有个。！ \n\t\u200b\u0301\u0323é[]:'"
 
 
 @settings(max_examples=300)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,18 @@ def test_chunks(limit: str, text: str, expected: str) -> None:
      ("\ufeffmark", "mark"), ("soft\u00adhyphen", "softhyphen"), ("bell\x07\x00here", "bell here"), ("cafe\u0301", "caf\u00e9"),
      ("right\u202eto\u202cleft", "righttoleft"), ("\uff21\uff11\uff05，", "A1%，"), ("555\u20111234", "555-1234"),
      ("\u1100\u1161\u11a8", "\uac01"), ("a\u0323\u0302", "\u1ead"),
-     ("\u0958", "\u0915\u093c"), ("line\u2028break", "line\nbreak"), ("lone \ud800 half", "lone half")],
+     ("\u0958", "\u0915\u093c"), ("line\u2028break", "line\nbreak"), ("lone \ud800 half", "lone half"),
+     ("a\u200b\u0301\u0323 b", "a\u0323\u0301 b"), ("a  \u0301\u0323b", "a \u0323\u0301b")],
 )  # fmt: skip
 def test_cleaning_keeps_words_and_drops_what_is_not_seen(given_text: str, cleaned: str) -> None:
     assert texts.clean(given_text).text == cleaned
+
+
+@given(text=st.text(alphabet=st.sampled_from("ae \n\t\0\u200b\u0301\u0323\u1100\u1161"), max_size=40))
+def test_what_is_tidied_is_claimed_once_and_in_order(text: str) -> None:
+    tidied = texts.tidied(text)
+    assert all(before[1] <= after[0] for before, after in pairwise(tidied.claims))
+    assert "\0" not in tidied.text
 
 
 def test_cleaned_characters_lead_back_to_those_that_were_sent() -> None:
