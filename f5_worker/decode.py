@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 
@@ -21,6 +22,10 @@ _RATES_HZ = (4_000, 384_000)
 _MAX_CHANNELS = 32
 _CANCELLED = 0.4  # of the power that the mean has when the channels have nothing in common, or all but one are silent
 _FFMPEG_TIMEOUT_S = 30.0
+# In libsndfile's log: what the header of a WAV or AIFF says that the data have, and what there is.
+_PROMISED = re.compile(r"^ ?(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
+_MISSING_BYTES = 4_096  # less is a matter of rounding and padding
+_STREAM_BYTES = 0x7FFF_0000  # so much and more says whoever does not know the length yet
 _EBML = b"\x1a\x45\xdf\xa3"
 _UNREADABLE = "the reference is not audio that can be read: send wav, flac, mp3, ogg, opus, m4a, aac or webm"
 
@@ -45,6 +50,16 @@ def decode(data: bytes, *, max_seconds: float) -> tuple[Samples, int]:
     if not np.isfinite(samples).all():
         raise ReferenceInvalid("the reference audio holds samples that are not numbers (NaN or infinity): export it again")
     return np.clip(samples, -1.0, 1.0), rate_hz
+
+
+def is_truncated(data: bytes) -> bool:
+    """Whether the header of a WAV or AIFF promises more than there is, as after an upload that broke off."""
+    try:
+        with _ReadOnce(_File(data)) as sound:
+            match = _PROMISED.search(sound.extra_info)
+    except (soundfile.SoundFileError, ValueError, TypeError):
+        return False
+    return match is not None and int(match[2]) + _MISSING_BYTES < int(match[1]) < _STREAM_BYTES
 
 
 def downmix(samples: Samples) -> Samples:

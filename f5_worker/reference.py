@@ -16,7 +16,7 @@ import numpy as np
 from f5_worker import audio, characters, quality
 from f5_worker import text as texts
 from f5_worker.audio import Samples
-from f5_worker.decode import PADDING_S, downmix, is_cut
+from f5_worker.decode import PADDING_S, downmix, is_cut, is_truncated
 from f5_worker.errors import InternalError, ReferenceInvalid
 from f5_worker.levels import WINDOWS_PER_S, loud_windows, quietest_cut
 from f5_worker.quality import Quality, Warnings
@@ -91,6 +91,7 @@ def prepare(data: bytes, text: str | None, *, transcriber: Recogniser | None = N
         len(samples) / SAMPLE_RATE_HZ,
         (
             *characters.left_out_warnings(characters.unsayable("" if transcribed else text or ""), where="ref_text: "),
+            *_truncated_warning(data),
             *_cut_warning(recorded, recorded_hz, whole, used, words_given=bool(given)),
             *_digits_warning(words),
             *quality.warnings(measured),
@@ -186,6 +187,11 @@ def _cut_warning(recorded: Samples, recorded_hz: int, whole: Samples, used: Samp
     else:
         return ()
     return (("REFERENCE_CUT", message),)
+
+
+def _truncated_warning(data: bytes) -> Warnings:
+    message = "the reference audio ends before its header says it does: send it again, or ref_text may not fit what is left"
+    return (("REFERENCE_TRUNCATED", message),) if is_truncated(data) else ()
 
 
 def _digits_warning(words: str) -> Warnings:

@@ -15,6 +15,7 @@ from f5_worker.rewrite import Rewritten, Rule, apply
 MAX_PAUSE_S = 30.0
 _FIRST_SHARE = 3  # a short first chunk has a third of what a pass can say: some 5 s
 FIRST_VOICE = "default"  # [voice:default], unless a voice of the request has that name
+_MAX_WRITTEN_CHARS = 1_000  # a number of 50,000 digits is one word, for which each of 1,500 chunks stands
 _TAG = re.compile(r"\s*\[(pause|voice):([^\[\]\n]*)\]\s*", re.IGNORECASE)
 _PAUSE = re.compile(r"\s*(\d{1,5}(?:\.\d{1,3})?)\s*(ms|s)\s*", re.IGNORECASE)
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana, Han
@@ -153,7 +154,7 @@ def _chunks(cleaned: Rewritten, part: _Part, spoken: Rewritten, max_bytes: int, 
     chunks: list[Chunk] = []
     for start, end in _bounds(spoken.text, max_bytes, short_start=short_start):
         written_start, written_end = spoken.source(start, end)
-        written = " ".join(spoken.written[written_start:written_end].split())
+        written = _shortened(" ".join(spoken.written[written_start:written_end].split()))
         if any(char.isalnum() for char in spoken.text[start:end]):
             said, spans = _words(cleaned, part, spoken, start, end)
             chunks.append(Chunk(said, written, spans, part.voice, 0.0 if chunks else part.pause_before_s))
@@ -167,6 +168,10 @@ def _bounds(text: str, max_bytes: int, *, short_start: bool) -> list[tuple[int, 
         return texts.spans(text, max_bytes)
     first = texts.opening(text, max_bytes // _FIRST_SHARE)
     return [(0, first), *((first + start, first + end) for start, end in texts.spans(text[first:], max_bytes))]
+
+
+def _shortened(written: str) -> str:
+    return written if len(written) <= _MAX_WRITTEN_CHARS else written[: _MAX_WRITTEN_CHARS - 1] + "…"
 
 
 def _words(cleaned: Rewritten, part: _Part, spoken: Rewritten, start: int, end: int) -> tuple[str, tuple[Span, ...]]:

@@ -78,7 +78,7 @@ def command(
         spec = load_model(settings.model, settings.models_file)
         store: Store | None = context.obj(settings.s3) if settings.s3 and settings.cache_bucket else None
         paths = _provide(settings, spec, store)
-        rows = list(run(spec, paths, None if without_wer else transcriber(settings, store)))
+        rows = [_told(row) for row in run(spec, paths, None if without_wer else transcriber(settings, store))]
     except SettingsError as exc:
         Console(stderr=True).print(str(exc), markup=False)
         raise typer.Exit(_EXIT_SETTINGS) from exc
@@ -90,6 +90,12 @@ def command(
     logging.shutdown()
     if any(row.problems for row in rows):
         raise typer.Exit(_EXIT_MISSED)
+
+
+def _told(row: Row) -> Row:
+    """The row; minutes may pass until the next one."""
+    Console(stderr=True).print(f"{row.backend}, {row.preset}: real-time factor {row.rtf:.3f}", markup=False)
+    return row
 
 
 def run(spec: ModelSpec, paths: Mapping[PinnedFile, Path], transcribe: Transcribe | None) -> Iterator[Row]:

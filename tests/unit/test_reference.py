@@ -215,6 +215,21 @@ def test_of_a_minute_and_what_codecs_add_nothing_is_passed_over(padding_s: float
     assert "REFERENCE_CUT" not in dict(voice.warnings)
 
 
+@pytest.mark.parametrize("fmt", ["WAV", "AIFF"])
+def test_a_file_that_was_cut_off_is_a_warning(fmt: str) -> None:
+    whole = file_of(speech(5), fmt=fmt)
+    assert "REFERENCE_TRUNCATED" not in dict(reference.prepare(whole, TEXT).warnings)
+    assert "REFERENCE_TRUNCATED" in dict(reference.prepare(whole[: len(whole) // 2], TEXT).warnings)
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFFFDB])
+def test_a_wav_that_was_written_as_a_stream_is_whole(length: int) -> None:
+    whole = file_of(speech(3))
+    at = whole.index(b"data") + 4
+    voice = reference.prepare(whole[:at] + length.to_bytes(4, "little") + whole[at + 4 :], TEXT)
+    assert "REFERENCE_TRUNCATED" not in dict(voice.warnings)
+
+
 def test_controls_in_the_text_are_a_warning() -> None:
     voice = reference.prepare(file_of(speech(3)), "Some\tcall\x00 me nature.\n")
     assert voice.text == "Some call me nature. "

@@ -279,6 +279,13 @@ def test_word_of_ten_thousand_characters_is_cut() -> None:
     assert "".join(chunk.spoken for chunk in chunks).count("a") == 10_001
 
 
+def test_number_of_many_digits_is_written_shortened_in_each_of_its_chunks() -> None:
+    chunks = plan("1" * 5_000).chunks
+    assert len(chunks) > 100
+    assert {chunk.written for chunk in chunks} == {"1" * 999 + "…"}
+    assert sum(chunk.spoken.count("one") for chunk in chunks) == 5_000
+
+
 PIECES = {
     "prose": "The price is $3.50, on May 5, 2024 at 5:30 pm; Dr. Smith paid 12% more. ",
     "numbers": "1,234 5.5 12/25 3-4 ",
@@ -289,6 +296,7 @@ PIECES = {
     "tags": "One. [pause:10ms] [voice:b] Two. [voice:] ",
     "line breaks": "a line\nanother\n\n",
     "accents": "e\u0301a\u0300\u200b ",
+    "digits": "0123456789",
     "one letter's marks": "\u0301\u0323",
 }
 
