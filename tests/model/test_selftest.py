@@ -149,6 +149,7 @@ def test_command_reports_every_preset_of_the_tiny_model(tiny: Path, tmp_path: Pa
     assert [(row["preset"], row["sentences"], row["wer"], row["problems"]) for row in found["rows"]] == [
         (preset, 2, None, []) for preset in ("fast", "balanced", "high")
     ]
+    assert [line.partition(": real-time factor")[0].partition(", ")[2] for line in done.stderr.splitlines()] == ["fast", "balanced", "high"]
 
 
 @pytest.mark.parametrize(("changes", "code", "said"), [({}, 3, "WEIGHTS_UNAVAILABLE"), ({"F5_MODEL": "nothing"}, 2, "SETTINGS_INVALID")])
