@@ -26,7 +26,7 @@ def choose_backend(flash_attn: str = "auto") -> Backend:
     padding, while torch's attention computes it and needs a mask of frames times frames (docs/decisions/0009-batching.md).
     """
     if not torch.cuda.is_available():
-        return Backend(torch.device("cpu"), _cpu_dtype(), "torch")
+        return Backend(torch.device("cpu"), cpu_dtype(), "torch")
     device = torch.device("cuda", torch.cuda.current_device())
     major, _ = torch.cuda.get_device_capability(device)
     dtype = torch.float16 if major >= 7 else torch.float32
@@ -34,7 +34,7 @@ def choose_backend(flash_attn: str = "auto") -> Backend:
     return Backend(device, dtype, "flash_attn" if flash else "torch", batched=flash)
 
 
-def _cpu_dtype() -> torch.dtype:
+def cpu_dtype() -> torch.dtype:
     """AVX-512 BF16 and AMX take half of float32's time; where bfloat16 is emulated it takes three times as long (docs/decisions/0020)."""
     has_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - torch has no public name
     return torch.bfloat16 if has_bfloat16 else torch.float32

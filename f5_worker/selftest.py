@@ -80,11 +80,11 @@ def command(
         paths = _provide(settings, spec, store)
         rows = [_told(row) for row in run(spec, paths, None if without_wer else transcriber(settings, store))]
     except SettingsError as exc:
-        Console(stderr=True).print(str(exc), markup=False)
+        _tell(str(exc))
         raise typer.Exit(_EXIT_SETTINGS) from exc
     except WorkerError as exc:
         hint = "; --without-wer checks all but the words" if isinstance(exc, TranscriberUnavailable) else ""
-        Console(stderr=True).print(f"{exc}{hint}", markup=False)
+        _tell(f"{exc}{hint}")
         raise typer.Exit(_EXIT_FAILED) from exc
     _show(spec.name, rows, as_json=as_json)
     logging.shutdown()
@@ -94,8 +94,13 @@ def command(
 
 def _told(row: Row) -> Row:
     """The row; minutes may pass until the next one."""
-    Console(stderr=True).print(f"{row.backend}, {row.preset}: real-time factor {row.rtf:.3f}", markup=False)
+    _tell(f"{row.backend}, {row.preset}: real-time factor {row.rtf:.3f}")
     return row
+
+
+def _tell(message: str) -> None:
+    """One line on stderr, as it is."""
+    Console(stderr=True).print(message, markup=False, soft_wrap=True)
 
 
 def run(spec: ModelSpec, paths: Mapping[PinnedFile, Path], transcribe: Transcribe | None) -> Iterator[Row]:
